@@ -1,0 +1,16 @@
+/*
+ * epf_convert.h: many elements between a token type and fp32, with the machine's widest vectors.
+ * The bits are those of core/epf_half.h.
+ */
+#ifndef EPF_CONVERT_H
+#define EPF_CONVERT_H
+
+#include "core/epf_dtype.h"
+
+/* dst[i] = src[i] for i in [0, count); dtype is the type of src: F32, BF16 or F16.  No overlap. */
+void epf_convert_to_f32(float *dst, const void *src, epf_dtype dtype, int64_t count);
+
+/* dst[i] = src[i], rounded once; dtype is the type of dst: F32, BF16 or F16.  No overlap. */
+void epf_convert_from_f32(void *dst, const float *src, epf_dtype dtype, int64_t count);
+
+#endif
