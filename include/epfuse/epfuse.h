@@ -1,0 +1,613 @@
+/*
+ * epfuse.h: expert-parallel all-to-all fused with the grouped GEMMs of a Mixture-of-Experts layer.
+ *
+ * Letters, used in every comment below
+ *   W  ranks of the group (num_ranks)         E  experts in all (num_tot_experts)
+ *   L  experts per rank, L = E / W            K  experts chosen per token (topk)
+ *   H  hidden size                            N  columns a grouped GEMM writes
+ *   T  tokens of this rank in this call       T_max  max_tokens, the bound on T of every rank
+ *   R  rows this rank received                M_grid  M-tiles of this rank's rows
+ *   slot: a pair (token, k) on its source rank, number s = token * K + k
+ *   row:  a copy of a token on the rank that owns the expert
+ *
+ * What holds for every function, unless it says otherwise
+ *   - Collective functions are called by all ranks of the group, in the same order, each rank from one
+ *     thread at a time.  Different operators may be used from different threads at once.
+ *   - Tensors are row-major; the last dimension is contiguous, leading ones may be strided.  A tensor
+ *     whose data is NULL counts as not given.
+ *   - Memory is host memory for EPF_BACKEND_CPU, where calls return when their work is done.
+ *   - Results are a pure function of the inputs: same inputs, same bits, whatever the timing, the
+ *     number of workers, the combine mode.  fp32 accumulation, one rounding to the token type.
+ *   - Every wait ends: by success, by an error of a peer, or by the group's timeout.
+ *   - No function prints, exits, aborts or traps.  Outputs are complete only if EPF_OK is returned.
+ *     Bad arguments are EPF_E_INVALID and found before anything is sent; epf_last_error() names the
+ *     argument, what it was and what it must be.
+ *   - Structs that start with struct_size are filled by their _init function first; an older or newer
+ *     caller's struct is accepted as long as it sets no field that this version does not know.
+ *
+ * The public model is EpAll2AllFusedOp of Triton-distributed (docs/ORIGINAL.md maps its names to ours).
+ */
+#ifndef EPFUSE_H
+#define EPFUSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "epfuse/epfuse_dtype.h"
+#include "epfuse/epfuse_status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EPF_VERSION_MAJOR 0
+#define EPF_VERSION_MINOR 1
+#define EPF_VERSION_PATCH 0
+
+/** A knob left to the library.  Every integer knob below defaults to it unless a default is named. */
+#define EPF_AUTO 0
+
+/** "0.1.0": the version of the library that is linked, not of this header. */
+EPF_API const char *epf_version(void);
+
+/** One line: what the status means. */
+EPF_API const char *epf_status_text(epf_status status);
+
+/** "EPF_E_INVALID" for EPF_E_INVALID, and so on. */
+EPF_API const char *epf_status_name(epf_status status);
+
+/** What the calling thread's last failed call found: one line, "" if none failed; never NULL. */
+EPF_API const char *epf_last_error(void);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* Tensors                                                                                          */
+/* ---------------------------------------------------------------------------------------------- */
+
+enum { EPF_MAX_DIMS = 4 };
+
+typedef struct epf_tensor {
+    void *data;                   /* NULL: not given.  Inputs are never written through it           */
+    int32_t dtype;                /* epf_dtype                                                       */
+    int32_t ndim;                 /* 1 .. EPF_MAX_DIMS                                               */
+    int64_t shape[EPF_MAX_DIMS];  /* elements                                                        */
+    int64_t stride[EPF_MAX_DIMS]; /* elements; of the last dimension 1                               */
+} epf_tensor;
+
+/**
+ * Describe contiguous memory.
+ *
+ * @param shape  [ndim], each >= 0
+ * @return EPF_E_INVALID  NULL tensor or shape, ndim outside 1..4, unknown dtype, negative or overflowing shape
+ */
+EPF_API epf_status epf_tensor_make(epf_tensor *tensor, void *data, epf_dtype dtype, int32_t ndim,
+                                   const int64_t *shape);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* Group: the ranks                                                                                 */
+/* ---------------------------------------------------------------------------------------------- */
+
+/** One rank's handle on its group.  Every rank has its own. */
+typedef struct epf_group epf_group;
+
+/**
+ * The caller's own exchange: gather `bytes` bytes of every rank, in rank order, into recv
+ * [num_ranks * bytes].  Returns 0 on success.
+ */
+typedef int (*epf_all_gather_fn)(void *context, const void *send, void *recv, size_t bytes);
+
+typedef struct epf_group_config {
+    uint32_t struct_size;         /* set by epf_group_config_init()                                  */
+    int32_t rank;                 /* of this process; -1 (default): from the environment             */
+    int32_t num_ranks;            /* W; 0 (default): from the environment                            */
+    uint64_t timeout_ns;          /* bound on every wait; default 100 s; 0 is invalid                */
+    epf_all_gather_fn all_gather; /* how ranks find each other; NULL (default): the environment      */
+    void *all_gather_context;     /* handed to all_gather                                            */
+} epf_group_config;
+
+EPF_API epf_status epf_group_config_init_sized(epf_group_config *config, size_t struct_size);
+#define epf_group_config_init(config) epf_group_config_init_sized((config), sizeof *(config))
+
+/**
+ * Make a group of W ranks in this process, one handle for each; each is then used by a thread of its own.
+ *
+ * @param config  NULL for defaults; rank, num_ranks and all_gather are not looked at
+ * @param groups  [W] out; on failure all NULL
+ * @return EPF_E_INVALID    num_ranks outside 1..1024, groups NULL, timeout_ns 0
+ * @return EPF_E_NO_MEMORY
+ */
+EPF_API epf_status epf_group_create_threads(int32_t num_ranks, const epf_group_config *config,
+                                            epf_group **groups);
+
+/**
+ * Join a group of processes on this machine, one rank each, over shared memory.  Collective.
+ *
+ * Ranks find each other through config->all_gather, or through the variables of torchrun, Open MPI, MPICH
+ * or srun, or EPFUSE_RANK, EPFUSE_NUM_RANKS and EPFUSE_RENDEZVOUS.  Only processes of the same user that
+ * hold the group's random token are let in.  Nothing named is created, so nothing stays behind.
+ *
+ * @return EPF_E_INVALID      rank or num_ranks out of range, no usable environment, more than one machine
+ * @return EPF_E_TIMEOUT      a rank did not show up
+ * @return EPF_E_PEER         a rank died or was refused
+ * @return EPF_E_DEVICE       a system call failed
+ */
+EPF_API epf_status epf_group_create(const epf_group_config *config, epf_group **group);
+
+/** Rank of this handle, 0 .. W-1; -1 if group is NULL. */
+EPF_API int32_t epf_group_rank(const epf_group *group);
+
+/** W; 0 if group is NULL. */
+EPF_API int32_t epf_group_num_ranks(const epf_group *group);
+
+/** Not collective; accepts NULL.  Its operators must have been destroyed before. */
+EPF_API_VOID void epf_group_destroy(epf_group *group);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* Operator                                                                                         */
+/* ---------------------------------------------------------------------------------------------- */
+
+typedef enum epf_backend { EPF_BACKEND_CPU = 1 } epf_backend;
+
+/** The library that multiplies tiles on the CPU. */
+typedef enum epf_gemm_library {
+    EPF_GEMM_LIBRARY_AUTO = 0,
+    EPF_GEMM_LIBRARY_ONEDNN = 1,
+    EPF_GEMM_LIBRARY_LIBXSMM = 2,
+    EPF_GEMM_LIBRARY_PORTABLE = 3
+} epf_gemm_library;
+
+/** One expert-parallel operator: its buffers, counters and workers on this rank. */
+typedef struct epf_op epf_op;
+
+typedef struct epf_op_config {
+    uint32_t struct_size;         /* set by epf_op_config_init()                                     */
+    int32_t backend;              /* epf_backend; default EPF_BACKEND_CPU                            */
+    int32_t max_tokens;           /* T_max; required, >= 1; equal on every rank                      */
+    int32_t hidden;               /* H; required, a multiple of 8                                    */
+    int32_t topk;                 /* K; required, 1..32                                              */
+    int32_t num_tot_experts;      /* E; required, W divides it                                       */
+    int32_t dtype;                /* epf_dtype of tokens: BF16 (default), F16, F32                   */
+    int32_t weight_dtype;         /* epf_dtype of routing weights and gates: F32 (default), BF16     */
+    int32_t num_sm;               /* workers that move tokens first; default EPF_AUTO: all of them   */
+    int32_t sm_margin;            /* workers held back; default 0                                    */
+    int32_t duplicate_comm_buffer; /* sets of communication buffers, 1..8; default 1                 */
+    double capacity;              /* rows per buffer = ceil(T_max K capacity); default 4; (0, W]     */
+    int32_t fwd_gemm_block_size_n; /* N of a GEMM tile; default 256; a multiple of 8, at most 4096   */
+    bool need_reversed_token_scatter_idx; /* expose that field of the layout; default false          */
+    bool lazy;                    /* take memory in epf_op_sync() only; default false                */
+    bool allow_regrow;            /* buffers grow when a call needs more rows; default true          */
+    int32_t num_workers;          /* threads of this rank, the caller's included; EPF_AUTO: its share of cores */
+    bool pin_workers;             /* pin the threads to this rank's cores; default false             */
+    int32_t gemm_library;         /* epf_gemm_library; default AUTO                                  */
+} epf_op_config;
+
+EPF_API epf_status epf_op_config_init_sized(epf_op_config *config, size_t struct_size);
+#define epf_op_config_init(config) epf_op_config_init_sized((config), sizeof *(config))
+
+/**
+ * Make the operator; takes its communication memory unless config->lazy.  Collective.
+ *
+ * @return EPF_E_INVALID      a field is out of range, or differs between ranks (the same error on all)
+ * @return EPF_E_UNSUPPORTED  a field this backend cannot honour
+ * @return EPF_E_NO_MEMORY    on any rank: the same error on all
+ */
+EPF_API epf_status epf_op_create(epf_group *group, const epf_op_config *config, epf_op **op);
+
+/** Take the communication memory of a lazy operator; does nothing the second time.  Collective. */
+EPF_API epf_status epf_op_sync(epf_op *op);
+
+/** epf_op_sync by its other name. */
+EPF_API epf_status epf_op_materialize(epf_op *op);
+
+/** Give the communication memory back; does nothing the second time.  Collective the first time. */
+EPF_API epf_status epf_op_finalize(epf_op *op);
+
+/** Finalize if needed and free everything; accepts NULL.  Not collective: peers need not be there. */
+EPF_API_VOID void epf_op_destroy(epf_op *op);
+
+/** Bytes of symmetric memory of this rank, whether taken yet or not (lazy). */
+EPF_API epf_status epf_op_symmetric_bytes(const epf_op *op, uint64_t *bytes);
+
+/** The same in MiB (2^20 bytes). */
+EPF_API epf_status epf_op_symmetric_mb(const epf_op *op, double *mb);
+
+/** The same in GiB (2^30 bytes). */
+EPF_API epf_status epf_op_symmetric_gb(const epf_op *op, double *gb);
+
+typedef struct epf_buffer_info {
+    const char *name;   /* static                                    */
+    int32_t buffer_set; /* comm_buffer_id, or -1: shared by all sets */
+    uint64_t offset;    /* bytes, from the start of its window       */
+    uint64_t bytes;     /* payload; the sizes with padding add up to epf_op_symmetric_bytes */
+    uint64_t padding;   /* bytes behind it that alignment costs      */
+} epf_buffer_info;
+
+/**
+ * Symmetric memory by buffer name.
+ *
+ * @param infos  [max] out, may be NULL if max is 0
+ * @param count  out: how many buffers there are, also if max is smaller
+ */
+EPF_API epf_status epf_op_symmetric_breakdown(const epf_op *op, epf_buffer_info *infos, int32_t max,
+                                              int32_t *count);
+
+/** Who waited for what, when a collective call failed. */
+typedef struct epf_error_record {
+    int32_t status;     /* epf_status; EPF_OK: nothing found                        */
+    int32_t rank;       /* the rank that found it                                   */
+    int32_t worker;     /* its worker                                               */
+    const char *object; /* name of the counter it waited for; static                */
+    int32_t peer;       /* the rank it waited for; -1 if not known                  */
+    int64_t index;      /* which counter of that name                               */
+    uint64_t expected;  /* counter value it waited for                              */
+    uint64_t seen;      /* value it saw                                             */
+} epf_error_record;
+
+/** What the operator found, if anything; never waits.  Sticky until epf_op_reset(). */
+EPF_API epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record);
+
+/** Bring the operator back after an error: all ranks meet and agree on a fresh epoch.  Collective. */
+EPF_API epf_status epf_op_reset(epf_op *op);
+
+/** All ranks meet.  Collective. */
+EPF_API epf_status epf_op_barrier(epf_op *op);
+
+/**
+ * This rank's send buffer of a set, for with_cpy_flag = false: [T_max, H] of the token type, valid until
+ * finalize or a call that regrows the set.
+ */
+EPF_API epf_status epf_op_send_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *buffer);
+
+/** This rank's gate buffer of a set, for cp_flag = false: [rows of capacity] of the weight type. */
+EPF_API epf_status epf_op_gate_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *buffer);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* Preprocess and the layout                                                                        */
+/* ---------------------------------------------------------------------------------------------- */
+
+/** What travels where: a pure function of all ranks' routing (EPAllToAllLayoutDesc of the original). */
+typedef struct epf_layout epf_layout;
+
+typedef struct epf_preprocess_args {
+    uint32_t struct_size;             /* set by epf_preprocess_args_init()                           */
+    epf_tensor exp_indices;           /* [T, K] int32: expert of each slot; E or -1: dropped         */
+    epf_tensor full_scatter_indices;  /* [T, K] int32, optional: global row of each slot that is sent,
+                                         the ranks' buffers laid end to end                          */
+    epf_tensor local_scatter_indices; /* [T, K] int32, optional: stable position of each slot among
+                                         this rank's slots sorted by expert id                       */
+} epf_preprocess_args;
+
+EPF_API epf_status epf_preprocess_args_init_sized(epf_preprocess_args *args, size_t struct_size);
+#define epf_preprocess_args_init(args) epf_preprocess_args_init_sized((args), sizeof *(args))
+
+/**
+ * Count, exchange the counts between ranks, and lay out the rows of every rank.  Collective.
+ *
+ * Rows of a rank are ordered by (local expert, source rank, slot), without gaps.  Given scatter indices
+ * decide the order inside a (local expert, source rank) segment instead of the slot order.
+ *
+ * @param layout  in: NULL to make one, or one of this operator to fill again (no allocation unless larger)
+ * @return EPF_E_INVALID   a bad argument or expert id, or scatter indices that are no permutation, on
+ *                         any rank: the same error on all ranks, nothing sent, the next call works
+ * @return EPF_E_STATE     lazy and not synced, finalized, or an earlier error was not reset
+ * @return EPF_E_TIMEOUT, EPF_E_PEER   see epf_op_poll_error()
+ */
+EPF_API epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layout **layout);
+
+/** Read-only arrays of a layout; valid until it is filled again or destroyed. */
+typedef struct epf_layout_view {
+    int32_t num_dispatch_token_cur_rank;        /* T of this rank                                    */
+    int32_t num_recv_rows;                      /* R of this rank                                    */
+    int32_t max_recv_rows;                      /* largest R of any rank                             */
+    const int32_t *recv_buf_offset_per_expert;  /* [W, L, W]  first row on rank i, expert j, from rank k */
+    const int32_t *recv_buf_tokens_per_expert;  /* [W, L]     rows of each rank's local experts      */
+    const int32_t *num_recv_tokens_per_rank;    /* [W]        R of every rank                        */
+    const int32_t *num_input_tokens_per_rank;   /* [W]        T of every rank                        */
+    const int32_t *topk_indices_tensor;         /* [1, T_max, K]  expert ids; -1 past T              */
+    const int32_t *token_dst_scatter_idx;       /* [1, T_max, K]  row on the destination; -1 dropped */
+    const int32_t *token_sort_indices;          /* [1, T_max * K] slots in sending order: by (local expert,
+                                                   destination, slot); -1 past the last               */
+    const int32_t *reversed_token_scatter_idx;  /* [W * T_max * K, 2]  (slot, source rank) of each row;
+                                                   -1 past R; NULL unless the config asked for it     */
+    int32_t block_m;                            /* rows of a tile in the tables below                */
+    int32_t num_tiles_total;                    /* M_grid                                            */
+    const int32_t *expert_ids;                  /* [M_grid]   local expert of each M-tile            */
+    const int32_t *split_size;                  /* [L]        rows of each local expert              */
+    const int32_t *split_size_cum;              /* [M_grid]   first row of that tile's expert        */
+    const int32_t *split_size_cum_per_expert;   /* [L]        exclusive prefix sum of split_size     */
+    const int32_t *tile_num;                    /* [M_grid]   tiles of that tile's expert            */
+    const int32_t *tile_num_cum;                /* [M_grid]   inclusive prefix sum of tiles          */
+    const int32_t *expert_tile_offset;          /* [L]        exclusive prefix sum of tiles          */
+} epf_layout_view;
+
+/** Look into a layout. */
+EPF_API epf_status epf_layout_get(const epf_layout *layout, epf_layout_view *view);
+
+/** Accepts NULL. */
+EPF_API_VOID void epf_layout_destroy(epf_layout *layout);
+
+/**
+ * The receive buffers a call with this layout will use (init_output_buffer of the original): grows them
+ * if they are too small.  Collective.
+ *
+ * @param output_buf       out: [R, H] of the token type, in the window
+ * @param weight_recv_buf  out: [R] of the weight type, in the window
+ * @return EPF_E_CAPACITY  more rows needed than there are, and allow_regrow is off: on all ranks
+ */
+EPF_API epf_status epf_init_output_buffer(epf_op *op, const epf_layout *layout, int32_t comm_buffer_id,
+                                          epf_tensor *output_buf, epf_tensor *weight_recv_buf);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* Weights                                                                                          */
+/* ---------------------------------------------------------------------------------------------- */
+
+/** This rank's experts' weights of one grouped GEMM, packed once for the tile product. */
+typedef struct epf_weight epf_weight;
+
+typedef struct epf_weight_config {
+    uint32_t struct_size;        /* set by epf_weight_config_init()                                  */
+    epf_tensor tensor;           /* [L, N, K'] (reduce_last_dim) or [L, K', N], token type; read now */
+    bool reduce_last_dim;        /* default true                                                     */
+    bool gate_up;                /* columns are I gate then I up, for EPF_ACTIVATION_SWIGLU; default false */
+    int32_t gemm_block_size_n;   /* EPF_AUTO: the operator's fwd_gemm_block_size_n                   */
+    int32_t gemm_block_size_k;   /* EPF_AUTO: all of K'; else the reduction is cut in such pieces     */
+} epf_weight_config;
+
+EPF_API epf_status epf_weight_config_init_sized(epf_weight_config *config, size_t struct_size);
+#define epf_weight_config_init(config) epf_weight_config_init_sized((config), sizeof *(config))
+
+/** Pack; the tensor is not needed afterwards.  Not collective. */
+EPF_API epf_status epf_weight_create(epf_op *op, const epf_weight_config *config, epf_weight **weight);
+
+/** Accepts NULL. */
+EPF_API_VOID void epf_weight_destroy(epf_weight *weight);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* The two fused operations                                                                         */
+/* ---------------------------------------------------------------------------------------------- */
+
+/** The tile tables of a grouped GEMM; all int32, all optional: the layout knows them.  Given ones must agree. */
+typedef struct epf_tile_tables {
+    epf_tensor expert_ids;      /* [>= M_grid] */
+    epf_tensor split_size;      /* [L]         */
+    epf_tensor split_size_cum;  /* [>= M_grid] */
+    epf_tensor tile_num;        /* [>= M_grid] */
+    epf_tensor tile_num_cum;    /* [>= M_grid] */
+    epf_tensor num_tiles_total; /* [1]         */
+    epf_tensor expert_offs;     /* [L] exclusive prefix sum of tiles (expert_tile_offset) */
+} epf_tile_tables;
+
+typedef enum epf_activation { EPF_ACTIVATION_NONE = 0, EPF_ACTIVATION_SWIGLU = 1 } epf_activation;
+
+typedef struct epf_dispatch_group_gemm_args {
+    uint32_t struct_size;             /* set by epf_dispatch_group_gemm_args_init()                  */
+    epf_layout *layout;               /* of preprocess                                               */
+    epf_tensor input;                 /* [T, H] token type; not looked at if with_cpy_flag is false  */
+    epf_tensor exp_indices;           /* [T, K] int32, optional: must equal the layout's             */
+    epf_tensor weight;                /* [T, K] weight type, optional: routing weights to send along */
+    epf_tensor gemm_weight;           /* [L, N, H] or [L, H, N] token type: packed on every call ... */
+    const epf_weight *packed_weight;  /* ... or this, packed once: exactly one of the two            */
+    epf_tile_tables tiles;            /* optional                                                    */
+    bool with_cpy_flag;               /* default true; false: tokens already are in the send buffer  */
+    int32_t comm_buffer_id;           /* which set, 0 .. duplicate_comm_buffer - 1; default 0        */
+    int32_t optional_sm;              /* workers that dispatch first; EPF_AUTO: the operator's num_sm */
+    int32_t num_tail_sms;             /* workers that expand from the start (two-stage); default 0: the
+                                         dispatching workers expand when all is sent (one stage)     */
+    bool gemm_input_reduce_last_dim;  /* default true; false is EPF_E_UNSUPPORTED                    */
+    bool gemm_weight_reduce_last_dim; /* default true: [L, N, H]                                     */
+    epf_tensor gemm_output_data;      /* [>= R, N] token type, optional out                          */
+    epf_tensor dispatch_output;       /* [>= R, H] token type, optional out: a copy of the rows      */
+    epf_tensor weight_recv;           /* [>= R] weight type, optional out: a copy                    */
+    int32_t gemm_block_size_m;        /* default EPF_AUTO: 128; the layout's tile tables follow it   */
+    int32_t gemm_block_size_n;        /* EPF_AUTO: the packed weight's, else fwd_gemm_block_size_n   */
+    int32_t gemm_block_size_k;        /* EPF_AUTO: the packed weight's, else all of H                */
+    int32_t gemm_group_size_m;        /* M-tiles swept together; default 3                           */
+    int32_t gemm_num_stages;          /* EPF_AUTO or 1: the CPU has no ring of stages to size        */
+    bool use_block_wise_barrier;      /* default false: a tile waits for its expert's rows; true: for its own */
+    int32_t num_warps;                /* slots one dispatch task moves; default 16; 1..32            */
+    int32_t activation;               /* epf_activation; SWIGLU needs weight, see activation_output  */
+    epf_tensor activation_output;     /* [>= R, N / 2] token type, out; required by SWIGLU           */
+    bool keep_gemm_output;            /* default true; false with SWIGLU: only the activation is written */
+    bool enable_profiler;             /* default false                                               */
+    const char *profile_file_name;    /* prof/mega/<name>_rank_<r>.perfetto-trace; default "mega_dispatch_group_gemm" */
+} epf_dispatch_group_gemm_args;
+
+EPF_API epf_status epf_dispatch_group_gemm_args_init_sized(epf_dispatch_group_gemm_args *args,
+                                                           size_t struct_size);
+#define epf_dispatch_group_gemm_args_init(args) \
+    epf_dispatch_group_gemm_args_init_sized((args), sizeof *(args))
+
+/** Where the results are: the caller's tensors where given, else the operator's own memory, which is valid
+ *  until the next call that uses the same comm_buffer_id. */
+typedef struct epf_dispatch_group_gemm_result {
+    epf_tensor dispatch_output; /* [R, H]                                    */
+    epf_tensor weight_recv;     /* [R]; data NULL if no weights were sent    */
+    epf_tensor gemm_output;     /* [R, N]; data NULL if not kept             */
+} epf_dispatch_group_gemm_result;
+
+/**
+ * Send each token to the ranks that own its experts and multiply the rows as they arrive.  Collective.
+ *
+ * For each slot not dropped, with destination row r on the rank of its expert:
+ *
+ *     dispatch_output[r, :] = input[token, :]                              bit for bit
+ *     weight_recv[r]        = weight[token, k]                             bit for bit
+ *     gemm_output[r, :]     = dispatch_output[r, :] x gemm_weight[expert(r)]
+ *     activation_output[r, i] = silu(g[i]) * u[i] * weight_recv[r]         g, u: gemm_output before rounding
+ *
+ * A token that several experts of one rank want crosses once; the receiver fills the other rows.
+ * Rows past R are not written.
+ * Method: tile-level overlap of all-to-all and grouped GEMM as in Comet (Zhang et al., 2025) and
+ * Triton-distributed's EP megakernel; protocol and schedule: docs/DESIGN.md.
+ *
+ * @param result  out, may be NULL
+ * @return EPF_E_INVALID      bad argument: nothing was sent; peers in the call wait for this rank's valid
+ *                            one, until their timeout
+ * @return EPF_E_UNSUPPORTED  a knob that cannot be honoured here
+ * @return EPF_E_CAPACITY     as epf_init_output_buffer
+ * @return EPF_E_STATE, EPF_E_TIMEOUT, EPF_E_PEER, EPF_E_NO_MEMORY
+ */
+EPF_API epf_status epf_dispatch_group_gemm(epf_op *op, const epf_dispatch_group_gemm_args *args,
+                                           epf_dispatch_group_gemm_result *result);
+
+typedef enum epf_combine_mode { EPF_COMBINE_SERIAL = 0, EPF_COMBINE_FUSE_SCATTER = 1 } epf_combine_mode;
+
+typedef struct epf_group_gemm_combine_args {
+    uint32_t struct_size;             /* set by epf_group_gemm_combine_args_init()                   */
+    epf_layout *layout;               /* of preprocess                                               */
+    epf_tensor gemm_input_data;       /* [>= R, K'] token type                                       */
+    epf_tensor gemm_weight;           /* [L, H, K'] or [L, K', H] token type, or ...                 */
+    const epf_weight *packed_weight;  /* ... packed once: exactly one of the two                     */
+    epf_tile_tables tiles;            /* optional                                                    */
+    bool gemm_input_reduce_last_dim;  /* default true; false is EPF_E_UNSUPPORTED                    */
+    bool gemm_weight_reduce_last_dim; /* default true: [L, H, K']                                    */
+    int32_t comm_buffer_id;           /* which set; default 0                                        */
+    int32_t gemm_block_size_m;        /* default EPF_AUTO: 128                                       */
+    int32_t gemm_block_size_n;        /* EPF_AUTO: as in dispatch                                    */
+    int32_t gemm_block_size_k;        /* EPF_AUTO: as in dispatch                                    */
+    int32_t gemm_group_size_m;        /* default 3                                                   */
+    int32_t gemm_num_stages;          /* EPF_AUTO or 1                                               */
+    epf_tensor gate_input;            /* [>= R] weight type, optional: a value per row ...           */
+    bool cp_flag;                     /* default true; false: gates already are in the gate buffer   */
+    epf_tensor output_gate;           /* [T, K] weight type, out: ... brought back to its slot; required
+                                         with gate_input or cp_flag = false                          */
+    epf_tensor combine_weights;       /* [T, K] fp32, optional: weighted instead of plain sum        */
+    epf_tensor combine_output;        /* [T, H] token type, optional out                             */
+    int32_t optional_sm;              /* fuse_scatter: workers that only scatter and reduce; EPF_AUTO:
+                                         none, the GEMM's epilogue writes to the owners itself       */
+    int32_t num_reduce_sms;           /* fuse_scatter: workers that reduce from the start; default 0 */
+    epf_tensor optional_signal_tensor; /* [>= M_grid] int32, optional: one added, in release order, to
+                                         entry t for each finished N-tile of M-tile t                */
+    int32_t num_warps;                /* tokens one reduce task sums; default 32; 1..32              */
+    int32_t combine_mode;             /* epf_combine_mode; default SERIAL; equal on every rank        */
+    epf_tensor grad_output;           /* [>= R, N'] token type, optional: with orig_input ...        */
+    epf_tensor orig_input;            /* [>= R, K''] token type: ...                                 */
+    epf_tensor grad_weight;           /* [L, N', K''] token type or fp32, out: ... the weight gradient */
+    epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout         */
+    int32_t grad_block_size_m;        /* tile along N'; EPF_AUTO: 64                                 */
+    int32_t grad_block_size_n;        /* tile along K''; EPF_AUTO: 128                               */
+    int32_t grad_block_size_k;        /* rows per step; EPF_AUTO: 256                                */
+    int32_t grad_group_size_m;        /* default 3                                                   */
+    bool enable_profiler;             /* default false                                               */
+    const char *profile_file_name;    /* default "mega_group_gemm_combine"                           */
+} epf_group_gemm_combine_args;
+
+EPF_API epf_status epf_group_gemm_combine_args_init_sized(epf_group_gemm_combine_args *args,
+                                                          size_t struct_size);
+#define epf_group_gemm_combine_args_init(args) \
+    epf_group_gemm_combine_args_init_sized((args), sizeof *(args))
+
+typedef struct epf_group_gemm_combine_result {
+    epf_tensor combine_output; /* [T, H]                                  */
+    epf_tensor output_gate;    /* [T, K]; data NULL if no gates were sent */
+} epf_group_gemm_combine_result;
+
+/**
+ * Multiply the rows by the second weights, bring each row back to the rank that sent it, sum per token.
+ * Collective.
+ *
+ *     y[r, :]               = gemm_input_data[r, :] x gemm_weight[expert(r)]     rounded to the token type
+ *     combine_output[t, :]  = sum over k of combine_weights[t, k] * y[row(t, k), :]   in fp32, k ascending;
+ *                             without combine_weights each factor is 1
+ *     output_gate[t, k]     = gate_input[row(t, k)]                              0 for a dropped slot
+ *     grad_weight[g]        = grad_output[rows of g]^T x orig_input[rows of g]   zeros without rows
+ *
+ * SERIAL: all tiles, a barrier over all ranks, then each rank pulls and sums its rows.  FUSE_SCATTER:
+ * rows leave for their owner as their tiles finish, each token is summed when its last row is there.
+ * Both give the same bits.
+ *
+ * @param result  out, may be NULL
+ * @return as epf_dispatch_group_gemm
+ */
+EPF_API epf_status epf_group_gemm_combine(epf_op *op, const epf_group_gemm_combine_args *args,
+                                          epf_group_gemm_combine_result *result);
+
+/* ---------------------------------------------------------------------------------------------- */
+/* The whole layer                                                                                  */
+/* ---------------------------------------------------------------------------------------------- */
+
+/** What the backward pass needs of the forward pass; grows as needed, may serve many steps. */
+typedef struct epf_layer_context epf_layer_context;
+
+/** Not collective. */
+EPF_API epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context);
+
+/** Accepts NULL. */
+EPF_API_VOID void epf_layer_context_destroy(epf_layer_context *context);
+
+/** The layout of the context's last forward pass; NULL before it.  Owned by the context. */
+EPF_API const epf_layout *epf_layer_context_layout(const epf_layer_context *context);
+
+/** What both passes of the layer share. */
+typedef struct epf_layer_weights {
+    epf_tensor w13;                /* [L, 2I, H] token type: I gate rows, then I up rows, or ...     */
+    epf_tensor w2;                 /* [L, H, I] token type, or ...                                   */
+    const epf_weight *packed_w13;  /* ... packed with gate_up                                        */
+    const epf_weight *packed_w2;   /* ... packed                                                     */
+} epf_layer_weights;
+
+typedef struct epf_layer_forward_args {
+    uint32_t struct_size;      /* set by epf_layer_forward_args_init()                               */
+    epf_tensor input;          /* [T, H] token type                                                  */
+    epf_tensor exp_indices;    /* [T, K] int32                                                       */
+    epf_tensor weight;         /* [T, K] weight type                                                 */
+    epf_layer_weights weights;
+    epf_tensor output;         /* [T, H] token type, out                                             */
+    bool keep_for_backward;    /* default true: the context keeps rows and projections               */
+    int32_t comm_buffer_id;    /* default 0                                                          */
+    int32_t combine_mode;      /* epf_combine_mode; default FUSE_SCATTER                             */
+    int32_t num_tail_sms;      /* as in dispatch; default 0                                          */
+    bool use_block_wise_barrier; /* default true                                                     */
+    bool enable_profiler;      /* default false                                                      */
+    const char *profile_file_name; /* default "layer": _dispatch_group_gemm and _group_gemm_combine are added */
+} epf_layer_forward_args;
+
+EPF_API epf_status epf_layer_forward_args_init_sized(epf_layer_forward_args *args, size_t struct_size);
+#define epf_layer_forward_args_init(args) epf_layer_forward_args_init_sized((args), sizeof *(args))
+
+/**
+ * preprocess, dispatch + GEMM 1 + SwiGLU with routing weights, GEMM 2 + combine.  Collective.
+ *
+ *     g, u = x w13[e]^T;   h = silu(g) u w;   output[t] = sum over k of h w2[e]^T
+ *
+ * @return as the parts it is made of
+ */
+EPF_API epf_status epf_layer_forward(epf_op *op, epf_layer_context *context,
+                                     const epf_layer_forward_args *args);
+
+typedef struct epf_layer_backward_args {
+    uint32_t struct_size;      /* set by epf_layer_backward_args_init()                              */
+    epf_tensor grad_output;    /* [T, H] token type                                                  */
+    epf_tensor w13;            /* [L, 2I, H] token type                                              */
+    epf_tensor w2;             /* [L, H, I] token type                                               */
+    const epf_weight *packed_w13_backward; /* optional: w13 packed with reduce_last_dim = false      */
+    const epf_weight *packed_w2_backward;  /* optional: w2 packed with reduce_last_dim = false       */
+    epf_tensor grad_input;     /* [T, H] token type, out                                             */
+    epf_tensor grad_weight;    /* [T, K] weight type, out: of the routing weights                    */
+    epf_tensor grad_w13;       /* [L, 2I, H] token type or fp32, out, optional                       */
+    epf_tensor grad_w2;        /* [L, H, I] token type or fp32, out, optional                        */
+    int32_t comm_buffer_id;    /* default 0                                                          */
+    int32_t combine_mode;      /* epf_combine_mode; default FUSE_SCATTER                             */
+} epf_layer_backward_args;
+
+EPF_API epf_status epf_layer_backward_args_init_sized(epf_layer_backward_args *args, size_t struct_size);
+#define epf_layer_backward_args_init(args) epf_layer_backward_args_init_sized((args), sizeof *(args))
+
+/**
+ * Gradients of the layer's last forward pass with this context (kept for backward).  Collective.
+ *
+ *     dh = dy w2[e];  dw = sum over i of dh silu(g) u;  du = dh silu(g) w;  dg = dh u w silu'(g)
+ *     grad_input[t] = sum over k of (dg, du) w13[e];  grad_w2 = dy^T h;  grad_w13 = (dg, du)^T x
+ *
+ * dh, h, dg and du are rounded to the token type, as the GEMMs between them take it.
+ *
+ * @return EPF_E_STATE  the context holds no forward pass kept for backward; else as the parts
+ */
+EPF_API epf_status epf_layer_backward(epf_op *op, epf_layer_context *context,
+                                      const epf_layer_backward_args *args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
