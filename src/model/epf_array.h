@@ -29,7 +29,7 @@ epf_status epf_array_num_tokens(const epf_array *array, int64_t hidden, int64_t 
  */
 epf_status epf_array_check_writable(const char *spec);
 
-/* Writes view (its name is replaced by the spec's).  .npy takes F32 and F16; atomic, see the writers. */
+/* Writes view under the spec's tensor name.  .npy takes F32 and F16; atomic, see the writers. */
 epf_status epf_array_write(const char *spec, const epf_tensor_view *view);
 
 #endif

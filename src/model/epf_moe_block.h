@@ -2,7 +2,7 @@
  * epf_moe_block.h: the weights of one MoE layer, as views into a checkpoint's mappings.
  *
  *     y = sum over chosen e of weight[e] * down_e (silu(gate_e x) * up_e x)
- *         + [sigmoid(shared_gate . x) *] down_s (silu(gate_s x) * up_s x)     if there are shared experts
+ *         + [sigmoid(shared_gate . x) *] down_s (silu(gate_s x) * up_s x)   shared experts, if any
  *
  * Opening checks names, shapes and types, and touches no page of weights.
  */
@@ -19,15 +19,15 @@ typedef struct epf_mlp_weights {
 } epf_mlp_weights;
 
 typedef struct epf_moe_block {
-    const epf_model_config *config; /* the checkpoint's                                             */
+    const epf_model_config *config; /* the checkpoint's */
     int32_t layer;
-    int32_t first_expert;           /* experts [first_expert, first_expert + num_experts) are here  */
+    int32_t first_expert; /* experts [first_expert, first_expert + num_experts) are here */
     int32_t num_experts;
-    epf_mlp_weights *experts;       /* [num_experts]                                                */
-    epf_tensor_view router_weight;  /* [E, H]                                                       */
-    epf_tensor_view router_bias;    /* [E] e_score_correction_bias; data == NULL if none            */
-    epf_mlp_weights shared;         /* I is shared_intermediate                                     */
-    epf_tensor_view shared_gate;    /* [1, H]; data == NULL if none                                 */
+    epf_mlp_weights *experts;      /* [num_experts] */
+    epf_tensor_view router_weight; /* [E, H] */
+    epf_tensor_view router_bias;   /* [E] e_score_correction_bias; data == NULL if none */
+    epf_mlp_weights shared;        /* I is shared_intermediate */
+    epf_tensor_view shared_gate;   /* [1, H]; data == NULL if none */
 } epf_moe_block;
 
 /*
@@ -46,13 +46,13 @@ void epf_moe_block_close(epf_moe_block *block);
  * Copies experts [first, first + count), numbered over the whole layer, into
  *     w13 [count, 2I, H]   gate rows, then up rows        (NULL: not wanted)
  *     w2  [count, H, I]                                   (NULL: not wanted)
- * as `dtype` (F32, F16 or BF16; see epf_tensor_convert()).  Reads the pages of these experts only.
+ * as `dtype` (fp32, fp16 or bf16; see epf_tensor_convert()).  Reads these experts' pages only.
  * Const: threads may pack different experts of one block at the same time.
  */
 typedef struct epf_moe_pack_args {
     int32_t first;
     int32_t count;
-    epf_file_dtype dtype;
+    epf_dtype dtype;
     void *w13;
     void *w2;
 } epf_moe_pack_args;

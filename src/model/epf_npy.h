@@ -9,8 +9,8 @@
 
 typedef struct epf_npy epf_npy;
 
-/* Maps and checks the file.  EPF_E_FILE, EPF_E_FORMAT, EPF_E_UNSUPPORTED (a legal .npy that we do not
- * read: other type, Fortran order, dimensions), EPF_E_NO_MEMORY. */
+/* Maps and checks the file.  EPF_E_FILE, EPF_E_FORMAT, EPF_E_UNSUPPORTED (a legal .npy that we do
+ * not read: other type, Fortran order, dimensions), EPF_E_NO_MEMORY. */
 epf_status epf_npy_open(const char *path, epf_npy **file);
 
 /* As above over the caller's bytes, which must outlive the object; `label` stands for the path. */

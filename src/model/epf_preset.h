@@ -8,14 +8,14 @@
 #include "model/epf_model_config.h"
 
 typedef struct epf_preset {
-    const char *name;        /* "dsv3"                                                        */
-    const char *about;       /* one line for a person                                         */
-    int32_t hidden;          /* H                                                             */
-    int32_t intermediate;    /* I: what the second GEMM reads                                 */
-    bool gated;              /* the first GEMM writes 2I columns (gate and up); else I        */
-    int32_t num_ranks;       /* W the shape is meant for                                      */
-    int32_t tokens_per_rank; /* T the shape is quoted with                                    */
-    epf_routing routing;     /* E, K and the rule                                             */
+    const char *name;        /* "dsv3" */
+    const char *about;       /* one line for a person */
+    int32_t hidden;          /* H */
+    int32_t intermediate;    /* I: what the second GEMM reads */
+    bool gated;              /* the first GEMM writes 2I columns (gate and up); else I */
+    int32_t num_ranks;       /* W the shape is meant for */
+    int32_t tokens_per_rank; /* T the shape is quoted with */
+    epf_routing routing;     /* E, K and the rule */
 } epf_preset;
 
 int32_t epf_preset_count(void);

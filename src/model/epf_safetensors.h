@@ -2,16 +2,16 @@
  * epf_safetensors.h: read and write .safetensors files.
  *
  * Format: u64 little endian header length n; n bytes of JSON that start with '{' (trailing blanks
- * allowed); the tensors' bytes.  A file is mapped read-only and checked completely when it is opened;
- * afterwards only the pages of tensors that are read are touched.  Memory beyond the mapping is at
+ * allowed); the tensors' bytes.  A file is mapped read-only and checked completely when it is
+ * opened; afterwards only the pages of tensors that are read are touched.  Memory beyond the mapping is at
  * most a small multiple of the header, and no single allocation is larger than the file.
  *
- * The file must not be modified while it is open: shrinking it raises SIGBUS in whoever reads the lost
- * pages, as with every memory-mapped file, and rewriting it changes the data under the reader.
+ * The file must not be modified while it is open: shrinking it raises SIGBUS in whoever reads the
+ * lost pages, as with every memory-mapped file, and rewriting it changes the data under the reader.
  *
  * Each error is one line that names file, tensor, byte offset in the file, and reason.
- * Limits of ours, beyond the format's: EPF_TENSOR_MAX_DIMS dimensions, names of 4096 bytes without NUL,
- * 64 KiB of JSON per tensor.
+ * Limits of ours, beyond the format's: EPF_TENSOR_MAX_DIMS dimensions, names of 4096 bytes without
+ * NUL, 64 KiB of JSON per tensor.
  */
 #ifndef EPF_SAFETENSORS_H
 #define EPF_SAFETENSORS_H
@@ -42,8 +42,8 @@ void epf_safetensors_at(const epf_safetensors *file, int64_t index, epf_tensor_v
 bool epf_safetensors_find(const epf_safetensors *file, const char *name, epf_tensor_view *view);
 
 /*
- * Writes `count` tensors, with data in the given order.  The file appears whole or not at all: it is
- * written beside `path` under a temporary name, flushed to disk and renamed; on failure nothing is
+ * Writes `count` tensors, with data in the given order.  The file appears whole or not at all: it
+ * is written beside `path` under a temporary name, flushed to disk and renamed; on failure nothing is
  * left.  An existing file is replaced.  EPF_E_INVALID: a bad view, or two tensors of one name.
  */
 epf_status epf_safetensors_write(const char *path, const epf_tensor_view *tensors, int64_t count);
