@@ -9,13 +9,13 @@
 
 enum { TOKENS = 3, HIDDEN = 8 };
 
-#define TRY(call)                                                                              \
-    do {                                                                                       \
-        const epf_status try_status = (call);                                                  \
-        if (try_status != EPF_OK) {                                                            \
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        const epf_status try_status = (call);                                                      \
+        if (try_status != EPF_OK) {                                                                \
             fprintf(stderr, "%s: %s: %s\n", #call, epf_status_name(try_status), epf_last_error()); \
-            return 1;                                                                          \
-        }                                                                                      \
+            return 1;                                                                              \
+        }                                                                                          \
     } while (0)
 
 static epf_tensor tensor(void *data, epf_dtype dtype, int32_t ndim, int64_t a, int64_t b, int64_t c)

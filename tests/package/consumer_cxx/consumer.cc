@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kRanks = 2;
 
-const char *meet(epf_group *group) {
+const char *meet(epf_group *group)
+{
     epf_op_config config;
     if (epf_op_config_init(&config) != EPF_OK) {
         return "config";
@@ -31,7 +32,8 @@ const char *meet(epf_group *group) {
 
 } // namespace
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     if (argc != 2 || std::strcmp(argv[1], epf_version()) != 0) {
         std::fprintf(stderr, "the library says %s\n", epf_version());
         return 1;
