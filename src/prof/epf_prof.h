@@ -52,11 +52,13 @@ void epf_prof_counts(const epf_prof *prof, uint64_t *num_kept, uint64_t *num_los
    with '.' or '-', no "..".  EPF_E_INVALID says which rule `name` breaks. */
 epf_status epf_prof_check_name(const char *name);
 
+#define EPF_PROF_FOLDER "prof/mega"
+
 /* Writes <folder>/<name>_rank_<r>.perfetto-trace, or with several profiles
-   <folder>/<name>_merged.perfetto-trace, and makes missing folders; folder NULL means "prof/mega".
+   <folder>/<name>_merged.perfetto-trace, and makes missing folders; folder NULL: EPF_PROF_FOLDER.
    The file appears whole or not at all.  No worker may be recording.
    EPF_E_INVALID, EPF_E_NO_MEMORY, EPF_E_FILE. */
-epf_status epf_prof_write(const epf_prof *prof, const char *folder, const char *name);
+epf_status epf_prof_write(epf_prof *prof, const char *folder, const char *name);
 epf_status epf_prof_write_merged(epf_prof *const *profs, int32_t num_profs, const char *folder,
                                  const char *name);
 

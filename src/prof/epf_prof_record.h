@@ -51,7 +51,7 @@ typedef enum epf_prof_event {
     EPF_PROF_EVENT_MAP(X)
 #undef X
     EPF_PROF_NUM_EVENTS,
-    EPF_PROF_LINK = EPF_PROF_NUM_EVENTS /* not an event: one more flow of an earlier record */
+    EPF_PROF_LINK = 0xffff /* not an event: one more flow of an earlier record */
 } epf_prof_event;
 
 /* What a flow runs from and to: which counter of the protocol joins the sender and the waiter. */
