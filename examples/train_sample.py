@@ -127,7 +127,7 @@ def check_unseen(paragraph, documents):
     squeeze = lambda text: re.sub(r"\s+", " ", text)
     trained = "\n".join(squeeze(d["text"]) for d in documents if not d["heldout"])
     flat = squeeze(paragraph)
-    for start in range(0, len(flat) - 60, 5):
+    for start in range(len(flat) - 59):
         if flat[start:start + 60] in trained:
             sys.exit(f"prepare: the paragraph is in the training text: {flat[start:start + 60]!r}")
 
