@@ -74,65 +74,93 @@ static epf_status check_ids(const epf_ref_routing *in)
     return EPF_OK;
 }
 
-static epf_status check_permutation(const char *name, const int32_t *index, int32_t count)
+static bool is_dropped(const epf_ref_routing *in, int32_t id)
 {
-    epf_status st = EPF_OK;
-    char *seen = epf_alloc((size_t)count, 1);
+    return id < 0 || id == in->num_experts;
+}
 
-    if (seen == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: %d bytes", name, count);
+/* Takes position `index` of `count`, which nobody else may have taken before. */
+static epf_status take_position(const char *name, char *taken, int32_t index, int32_t count)
+{
+    EPF_CHECK_ARG(index >= 0 && index < count && !taken[index],
+                  "%s: %d is outside 0..%d or given twice, must be a permutation", name, index,
+                  count - 1);
+    taken[index] = 1;
+    return EPF_OK;
+}
+
+/* Every slot of a rank, dropped ones too, has its own position among the rank's slots. */
+static epf_status check_local_scatter(const epf_ref_routing *in, int32_t rank, char *taken)
+{
+    const int32_t slots = in->num_tokens[rank] * in->num_topk;
+
+    memset(taken, 0, (size_t)slots);
+    for (int32_t s = 0; s < slots; s++) {
+        EPF_TRY(take_position("local_scatter", taken, in->local_scatter[rank][s], slots));
     }
-    for (int32_t i = 0; i < count && st == EPF_OK; i++) {
-        if (index[i] < 0 || index[i] >= count || seen[index[i]]) {
-            st = EPF_FAIL(EPF_E_INVALID, "%s: entry %d is %d, must be a permutation of 0..%d", name,
-                          i, index[i], count - 1);
-        } else {
-            seen[index[i]] = 1;
+    return EPF_OK;
+}
+
+/* Every slot that is sent has its own row among the rows of all ranks. */
+static epf_status check_full_scatter(const epf_ref_routing *in, char *taken)
+{
+    int32_t num_sent = 0;
+
+    for (int32_t r = 0; r < in->num_ranks; r++) {
+        for (int32_t s = 0; s < in->num_tokens[r] * in->num_topk; s++) {
+            num_sent += !is_dropped(in, in->topk_idx[r][s]);
         }
     }
-    epf_free(seen);
-    return st;
+    memset(taken, 0, (size_t)num_sent);
+    for (int32_t r = 0; r < in->num_ranks; r++) {
+        for (int32_t s = 0; s < in->num_tokens[r] * in->num_topk; s++) {
+            if (!is_dropped(in, in->topk_idx[r][s])) {
+                EPF_TRY(take_position("full_scatter", taken, in->full_scatter[r][s], num_sent));
+            }
+        }
+    }
+    return EPF_OK;
 }
 
 static epf_status check_scatter(const epf_ref_routing *in)
 {
-    int32_t all_slots = 0;
+    epf_status st = EPF_OK;
+    char *taken = epf_alloc((size_t)in->num_ranks * (size_t)in->max_tokens, (size_t)in->num_topk);
 
-    for (int32_t r = 0; r < in->num_ranks; r++) {
-        const int32_t slots = in->num_tokens[r] * in->num_topk;
-        if (in->local_scatter != NULL) {
-            EPF_TRY(check_permutation("local_scatter", in->local_scatter[r], slots));
-        }
-        all_slots += slots;
+    if (taken == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "reference routing: the positions");
+    }
+    for (int32_t r = 0; r < in->num_ranks && in->local_scatter != NULL; r++) {
+        EPF_TRY_GOTO(check_local_scatter(in, r, taken), free_taken);
     }
     if (in->full_scatter != NULL) {
-        EPF_TRY(check_permutation("full_scatter", in->full_scatter, all_slots));
+        st = check_full_scatter(in, taken);
     }
-    return EPF_OK;
+free_taken:
+    epf_free(taken);
+    return st;
 }
 
 /* Fills route->rows with every slot that is not dropped, sorted; returns how many there are. */
 static int32_t gather_rows(const epf_ref_routing *in, epf_ref_row *rows)
 {
     int32_t num_rows = 0;
-    int32_t first_slot = 0; /* of rank r among the slots of all ranks */
 
     for (int32_t r = 0; r < in->num_ranks; r++) {
         const int32_t slots = in->num_tokens[r] * in->num_topk;
         for (int32_t s = 0; s < slots; s++) {
             const int32_t id = in->topk_idx[r][s];
             int32_t key = s;
-            if (id < 0 || id == in->num_experts) {
+            if (is_dropped(in, id)) {
                 continue;
             }
             if (in->full_scatter != NULL) {
-                key = in->full_scatter[first_slot + s];
+                key = in->full_scatter[r][s];
             } else if (in->local_scatter != NULL) {
                 key = in->local_scatter[r][s];
             }
             rows[num_rows++] = (epf_ref_row){.expert = id, .source = r, .slot = s, .key = key};
         }
-        first_slot += slots;
     }
     qsort(rows, (size_t)num_rows, sizeof *rows, compare_rows);
     return num_rows;
@@ -238,7 +266,7 @@ static epf_status fill_send_order(const epf_ref_routing *in, const epf_ref_route
         int32_t count = 0;
         for (int32_t s = 0; s < in->num_tokens[r] * in->num_topk; s++) {
             const int32_t id = in->topk_idx[r][s];
-            if (id >= 0 && id < in->num_experts) {
+            if (!is_dropped(in, id)) {
                 sent[count++] = (sent_slot){id % local, id / local, s};
             }
         }

@@ -21,7 +21,8 @@ typedef struct epf_ref_routing {
     const int32_t *num_tokens;           /* [W]                T_r                                */
     const int32_t *const *topk_idx;      /* [W] -> [T_r, K]    0..E-1, or E or -1 for dropped     */
     const int32_t *const *local_scatter; /* [W] -> [T_r, K]    or NULL: slot order                */
-    const int32_t *full_scatter;         /* [sum of T_r, K]    or NULL; wins over local_scatter   */
+    const int32_t *const
+        *full_scatter; /* [W] -> [T_r, K]    global rows, or NULL; wins over local */
 } epf_ref_routing;
 
 /* One received row: the copy of a slot at the expert it chose. */
