@@ -14,7 +14,7 @@
  *   - Collective functions are called by all ranks of the group, in the same order, each rank from one
  *     thread at a time.  Different operators may be used from different threads at once.
  *   - Tensors are row-major; the last dimension is contiguous, leading ones may be strided.  A tensor
- *     whose data is NULL counts as not given.
+ *     with ndim 0 counts as not given; data may be NULL where there are no elements.
  *   - Memory is host memory for EPF_BACKEND_CPU, where calls return when their work is done.
  *   - Results are a pure function of the inputs: same inputs, same bits, whatever the timing, the
  *     number of workers, the combine mode.  fp32 accumulation, one rounding to the token type.
@@ -67,9 +67,9 @@ EPF_API const char *epf_last_error(void);
 enum { EPF_MAX_DIMS = 4 };
 
 typedef struct epf_tensor {
-    void *data;                   /* NULL: not given.  Inputs are never written through it           */
+    void *data;                   /* aligned to its elements; inputs are never written through it    */
     int32_t dtype;                /* epf_dtype                                                       */
-    int32_t ndim;                 /* 1 .. EPF_MAX_DIMS                                               */
+    int32_t ndim;                 /* 1 .. EPF_MAX_DIMS; 0: not given                                 */
     int64_t shape[EPF_MAX_DIMS];  /* elements                                                        */
     int64_t stride[EPF_MAX_DIMS]; /* elements; of the last dimension 1                               */
 } epf_tensor;
@@ -171,7 +171,7 @@ typedef struct epf_op_config {
     int32_t num_sm;               /* workers that move tokens first; default EPF_AUTO: all of them   */
     int32_t sm_margin;            /* workers held back; default 0                                    */
     int32_t duplicate_comm_buffer; /* sets of communication buffers, 1..8; default 1                 */
-    double capacity;              /* rows per buffer = ceil(T_max K capacity); default 4; (0, W]     */
+    double capacity;              /* rows per buffer = ceil(T_max K min(capacity, W)); default 4     */
     int32_t fwd_gemm_block_size_n; /* N of a GEMM tile; default 256; a multiple of 8, at most 4096   */
     bool need_reversed_token_scatter_idx; /* expose that field of the layout; default false          */
     bool lazy;                    /* take memory in epf_op_sync() only; default false                */
@@ -421,8 +421,8 @@ EPF_API epf_status epf_dispatch_group_gemm_args_init_sized(epf_dispatch_group_ge
  *  until the next call that uses the same comm_buffer_id. */
 typedef struct epf_dispatch_group_gemm_result {
     epf_tensor dispatch_output; /* [R, H]                                    */
-    epf_tensor weight_recv;     /* [R]; data NULL if no weights were sent    */
-    epf_tensor gemm_output;     /* [R, N]; data NULL if not kept             */
+    epf_tensor weight_recv;     /* [R]; ndim 0 if no weights were sent       */
+    epf_tensor gemm_output;     /* [R, N]; ndim 0 if not kept                */
 } epf_dispatch_group_gemm_result;
 
 /**
@@ -486,7 +486,7 @@ typedef struct epf_group_gemm_combine_args {
     epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout         */
     int32_t grad_block_size_m;        /* tile along N'; EPF_AUTO: 64                                 */
     int32_t grad_block_size_n;        /* tile along K''; EPF_AUTO: 128                               */
-    int32_t grad_block_size_k;        /* rows per step; EPF_AUTO: 256                                */
+    int32_t grad_block_size_k;        /* rows summed per step; EPF_AUTO: all of an expert's */
     int32_t grad_group_size_m;        /* default 3                                                   */
     bool enable_profiler;             /* default false                                               */
     const char *profile_file_name;    /* default "mega_group_gemm_combine"                           */
@@ -499,7 +499,7 @@ EPF_API epf_status epf_group_gemm_combine_args_init_sized(epf_group_gemm_combine
 
 typedef struct epf_group_gemm_combine_result {
     epf_tensor combine_output; /* [T, H]                                  */
-    epf_tensor output_gate;    /* [T, K]; data NULL if no gates were sent */
+    epf_tensor output_gate;    /* [T, K]; ndim 0 if no gates were sent    */
 } epf_group_gemm_combine_result;
 
 /**

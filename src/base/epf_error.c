@@ -7,7 +7,7 @@ enum { TEXT_BYTES = 1024 };
 
 static _Thread_local char last_text[TEXT_BYTES];
 
-epf_status epf_error_record(epf_status status, const char *format, ...)
+epf_status epf_error_set(epf_status status, const char *format, ...)
 {
     va_list args;
     char text[TEXT_BYTES]; /* an argument may be the previous text itself */

@@ -12,13 +12,13 @@
 #include "epfuse/epfuse_status.h"
 
 /* Records the text for epf_last_error() and returns `status`. */
-epf_status epf_error_record(epf_status status, const char *format, ...)
+epf_status epf_error_set(epf_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* The calling thread's last recorded text; "" if none. */
 const char *epf_error_text(void);
 
-#define EPF_FAIL(status, ...) epf_error_record((status), __VA_ARGS__)
+#define EPF_FAIL(status, ...) epf_error_set((status), __VA_ARGS__)
 
 #define EPF_CHECK_ARG(condition, ...)                        \
     do {                                                     \

@@ -1,0 +1,181 @@
+/*
+ * epf_task_combine.c: SCATTER and REDUCE: rows back to the rank that sent them, and their sum per token.
+ */
+#include <string.h>
+
+#include "base/epf_error.h"
+#include "core/epf_route.h"
+#include "cpu/epf_worker.h"
+#include "cpu/gemm/epf_convert.h"
+
+void epf_signal_barrier(const epf_call *call)
+{
+    for (int32_t r = 0; r < call->shape.num_ranks; r++) {
+        epf_store_release_sys_u64(
+            epf_call_control_word(call, r, call->control_map.barrier, call->rank),
+            epf_word(call->phase.epoch, 0));
+    }
+}
+
+/* This rank's gates, by row: the caller's, or those it put into the gate buffer. */
+static const uint8_t *gates(const epf_call *call)
+{
+    return call->gate_input != NULL ? call->gate_input
+                                    : call->set[call->rank] + call->set_map.gate;
+}
+
+void epf_signal_row(const epf_call *call, int64_t row)
+{
+    const int32_t owner = call->row_source[2 * row + 1];
+    const int64_t slot = call->row_source[2 * row];
+    const int64_t bytes = call->shape.weight_bytes;
+    if (call->has_gate) {
+        memcpy(call->set[owner] + call->set_map.combine_gate + slot * bytes,
+               gates(call) + row * bytes, (size_t)bytes);
+    }
+    epf_store_release_sys_u64(epf_call_set_word(call, owner, call->set_map.combine_flag, slot),
+                              epf_word(call->phase.epoch, 0));
+}
+
+epf_status epf_task_scatter(epf_worker *worker, int64_t index)
+{
+    const epf_call *const call = worker->exec->call;
+    const epf_tile tile = epf_tile_of_m(&call->phase.tiles, (int32_t)index);
+    const epf_need need = epf_phase_need(&call->phase, EPF_TASK_SCATTER, index);
+    const size_t bytes = (size_t)epf_shape_row_bytes(&call->shape);
+    const int64_t stride = call->staged.stride * call->shape.token_bytes;
+    epf_prof_record *rec = epf_prof_begin(worker->lane, EPF_PROF_COMBINE_WAIT, (int32_t)index);
+    const epf_status st = epf_worker_wait(worker, &need, call->rank);
+    if (st != EPF_OK) {
+        return st;
+    }
+    if (rec != NULL) {
+        epf_prof_recv(worker->lane, rec,
+                      epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_GEMM,
+                                    (uint32_t)index));
+    }
+    rec = epf_prof_next(worker->lane, rec, EPF_PROF_COMBINE_SCATTER_TOKEN, (int32_t)index);
+    epf_prof_detail(rec, tile.expert, tile.num_rows);
+    for (int64_t row = tile.row_begin; row < (int64_t)tile.row_begin + tile.num_rows; row++) {
+        memcpy(epf_call_set_row(call, call->row_source[2 * row + 1], call->set_map.combine_rows,
+                                call->row_source[2 * row]),
+               (const uint8_t *)call->staged.data + row * stride, bytes);
+        epf_signal_row(call, row);
+    }
+    epf_prof_end(rec);
+    return EPF_OK;
+}
+
+/* Where y of this slot is to be read: our own window, or the window of the expert's rank. */
+static const uint8_t *y_of_slot(const epf_call *call, int64_t slot)
+{
+    const int32_t owner = call->topk_idx[slot] / call->shape.num_local;
+    return call->phase.kind == EPF_PHASE_COMBINE_SERIAL
+               ? epf_call_set_row(call, owner, call->set_map.combine_rows, call->dst_row[slot])
+               : epf_call_set_row(call, call->rank, call->set_map.combine_rows, slot);
+}
+
+static const uint8_t *gate_of_slot(const epf_call *call, int64_t slot)
+{
+    const int64_t bytes = call->shape.weight_bytes;
+    const int32_t owner = call->topk_idx[slot] / call->shape.num_local;
+    return call->phase.kind == EPF_PHASE_COMBINE_SERIAL
+               ? call->set[owner] + call->set_map.gate + call->dst_row[slot] * bytes
+               : call->set[call->rank] + call->set_map.combine_gate + slot * bytes;
+}
+
+/* output_gate of one token; 0 where the slot was dropped. */
+static void store_gates(const epf_call *call, int64_t token)
+{
+    const epf_shape *const s = &call->shape;
+    const int64_t bytes = s->weight_bytes;
+    for (int64_t k = 0; k < s->topk; k++) {
+        const int64_t slot = token * s->topk + k;
+        uint8_t *const to =
+            (uint8_t *)call->output_gate.data + (token * call->output_gate.stride + k) * bytes;
+        if (epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
+            memset(to, 0, (size_t)bytes);
+        } else {
+            memcpy(to, gate_of_slot(call, slot), (size_t)bytes);
+        }
+    }
+}
+
+/* sum[0, H): fp32 sum over the token's kept slots, k ascending; sum[H, 2 H) is working memory. */
+static void sum_token(const epf_call *call, int64_t token, float *sum)
+{
+    const epf_shape *const s = &call->shape;
+    float *const row = sum + s->hidden;
+    bool is_first = true;
+    for (int64_t k = 0; k < s->topk; k++) {
+        const int64_t slot = token * s->topk + k;
+        float factor = 1.0f;
+        if (epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
+            continue;
+        }
+        if (call->combine_weights.data != NULL) {
+            factor = ((const float *)call->combine_weights.data)[token * call->combine_weights.stride + k];
+        }
+        epf_convert_to_f32(row, y_of_slot(call, slot), (epf_dtype)call->dtype, s->hidden);
+        for (int32_t h = 0; h < s->hidden; h++) {
+            const float term = factor * row[h];
+            sum[h] = is_first ? term : sum[h] + term;
+        }
+        is_first = false;
+    }
+    if (is_first) {
+        memset(sum, 0, (size_t)s->hidden * sizeof *sum);
+    }
+}
+
+static epf_status wait_slots(epf_worker *worker, int64_t begin, int64_t end)
+{
+    const epf_call *const call = worker->exec->call;
+    if (call->phase.kind != EPF_PHASE_COMBINE_SCATTER) {
+        return EPF_OK;
+    }
+    for (int64_t slot = begin; slot < end; slot++) {
+        if (!epf_route_is_dropped(call->topk_idx[slot], call->shape.num_experts)) {
+            const epf_need need = epf_phase_need_slot(&call->phase, slot);
+            const epf_status st =
+                epf_worker_wait(worker, &need, call->topk_idx[slot] / call->shape.num_local);
+            if (st != EPF_OK) {
+                return st;
+            }
+        }
+    }
+    return EPF_OK;
+}
+
+epf_status epf_task_reduce(epf_worker *worker, int64_t index)
+{
+    const epf_call *const call = worker->exec->call;
+    const epf_shape *const s = &call->shape;
+    const bool is_serial = call->phase.kind == EPF_PHASE_COMBINE_SERIAL;
+    const int64_t begin = index * call->phase.tokens_per_task;
+    const int64_t end = epf_min64(begin + call->phase.tokens_per_task, call->num_tokens);
+    const epf_need need = epf_phase_need(&call->phase, EPF_TASK_REDUCE, index);
+    epf_prof_record *rec = epf_prof_begin(
+        worker->lane, is_serial ? EPF_PROF_BARRIER_ALL : EPF_PROF_COMBINE_WAIT, (int32_t)index);
+    epf_status st = epf_worker_wait(worker, &need, EPF_WAIT_ANY_RANK);
+    if (st == EPF_OK) {
+        st = wait_slots(worker, begin * s->topk, end * s->topk);
+    }
+    if (st != EPF_OK) {
+        return st;
+    }
+    rec = epf_prof_next(worker->lane, rec, EPF_PROF_COMBINE_TOPK_REDUCE, (int32_t)index);
+    epf_prof_detail(rec, EPF_PROF_NONE, (int32_t)(end - begin));
+    EPF_TRY(epf_worker_reserve(worker, 0, 2 * (int64_t)s->hidden));
+    for (int64_t token = begin; token < end; token++) {
+        uint8_t *const to = (uint8_t *)call->combine_output.data +
+                            token * call->combine_output.stride * s->token_bytes;
+        sum_token(call, token, worker->sum);
+        epf_convert_from_f32(to, worker->sum, (epf_dtype)call->dtype, s->hidden);
+        if (call->has_gate) {
+            store_gates(call, token);
+        }
+    }
+    epf_prof_end(rec);
+    return EPF_OK;
+}
