@@ -33,7 +33,7 @@ while IFS=: read -r room allowed; do
     case $room in '' | \#*) continue ;; esac
     [ -d "$room" ] || continue
     while IFS= read -r file; do
-        check_file "$file" "$room" "$(echo $allowed)" >>"$findings"
+        check_file "$file" "$room" "$allowed" >>"$findings"
         checked=$((checked + 1))
     done < <(find "$room" -type f \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \))
 done <"$table"
