@@ -22,7 +22,8 @@
 
 enum {
     EPF_COMM_MAX_RANKS = 1024,
-    EPF_COMM_WINDOW_ALIGN = 4096,   /* alignment of every base[r]; bytes need not be a multiple */
+    EPF_COMM_WINDOW_ALIGN = 4096, /* alignment of every base[r]; bytes need not be a multiple */
+    EPF_COMM_SCRATCH_BYTES = 256,
     EPF_COMM_GATHER_BYTES = 1 << 24 /* most that one rank may bring to one all_gather           */
 };
 
@@ -72,8 +73,10 @@ struct epf_comm {
     const epf_comm_ops *ops;
     int32_t rank;
     int32_t num_ranks;
+    int32_t node; /* NUMA node of this rank's memory; -1: no preference */
     uint64_t timeout_ns;
-    char origin[96]; /* how the group was formed, for people: "environment: RANK, WORLD_SIZE" */
+    void *scratch;    /* [num_ranks * EPF_COMM_SCRATCH_BYTES] for collectives built on all_gather */
+    char origin[192]; /* how the group was formed, for people: "torchrun (RANK, WORLD_SIZE)" */
 };
 
 typedef struct epf_comm_config {

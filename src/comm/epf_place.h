@@ -11,6 +11,8 @@
 
 #include "epfuse/epfuse_status.h"
 
+#define EPF_TOPOLOGY_ROOT "/sys/devices/system"
+
 typedef struct epf_cpu {
     int32_t cpu;  /* the kernel's number                                           */
     int32_t node; /* NUMA node                                                     */
@@ -24,14 +26,14 @@ typedef struct epf_topology {
 } epf_topology;
 
 typedef struct epf_place {
-    int32_t node;      /* where the rank's memory belongs                          */
+    int32_t node;      /* where the rank's memory belongs; -1: it has several nodes */
     int32_t num_cores; /* cpus[0 .. num_cores) sit on as many different cores      */
     int32_t num_cpus;  /* the rest are their second hardware threads               */
     int32_t *cpus;     /* [num_cpus] >= 1                                          */
 } epf_place;
 
-/* The machine, cut to this process's affinity mask; `root` is "/sys/devices/system" but in tests.
- */
+/* The machine, cut to this process's affinity mask; `root` is EPF_TOPOLOGY_ROOT
+ * but in tests. */
 epf_status epf_topology_read(const char *root, epf_topology **topology);
 void epf_topology_free(epf_topology *topology);
 
