@@ -10,47 +10,47 @@
 #include "core/epf_base.h"
 
 /* Every category once: what a worker does with its time.  Idle is what no record covers. */
-#define EPF_PROF_CATEGORY_MAP(X)                                       \
-    X(EPF_PROF_COMPUTE, "compute") /* arithmetic                    */ \
+#define EPF_PROF_CATEGORY_MAP(X)                                        \
+    X(EPF_PROF_COMPUTE, "compute") /* arithmetic                    */  \
     X(EPF_PROF_MOVE, "move")       /* copies, within or across ranks */ \
-    X(EPF_PROF_WAIT, "wait")       /* for a counter, or for peers   */ \
+    X(EPF_PROF_WAIT, "wait")       /* for a counter, or for peers   */  \
     X(EPF_PROF_OTHER, "other")     /* bookkeeping                   */
 
 typedef enum epf_prof_category {
 #define X(id, name) id,
     EPF_PROF_CATEGORY_MAP(X)
 #undef X
-    EPF_PROF_NUM_CATEGORIES
+        EPF_PROF_NUM_CATEGORIES
 } epf_prof_category;
 
 /* Every event once: constant, name in the trace, category. */
-#define EPF_PROF_EVENT_MAP(X)                                                                  \
-    X(EPF_PROF_DISPATCH_TOKEN_WAIT, "dispatch_token_wait", EPF_PROF_WAIT)                      \
-    X(EPF_PROF_DISPATCH_TOKEN_MAIN, "dispatch_token_main", EPF_PROF_MOVE)                      \
-    X(EPF_PROF_DISPATCH_TOKEN_TAIL_NOTIFY, "dispatch_token_tail_notify", EPF_PROF_OTHER)       \
-    X(EPF_PROF_DISPATCH_EXPAND_WAIT, "dispatch_expand_wait", EPF_PROF_WAIT)                    \
-    X(EPF_PROF_DISPATCH_EXPAND_MAIN, "dispatch_expand_main", EPF_PROF_MOVE)                    \
-    X(EPF_PROF_GROUP_GEMM_WAIT, "group_gemm_wait", EPF_PROF_WAIT)                              \
-    X(EPF_PROF_GROUP_GEMM_PREPROCESS, "group_gemm_preprocess", EPF_PROF_OTHER)                 \
-    X(EPF_PROF_GROUP_GEMM_MAIN, "group_gemm_main", EPF_PROF_COMPUTE)                           \
-    X(EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, "group_gemm_tail_notify", EPF_PROF_OTHER)               \
-    X(EPF_PROF_ACTIVATION, "activation", EPF_PROF_COMPUTE)                                     \
-    X(EPF_PROF_COMBINE_SCATTER_TOKEN, "combine_scatter_token", EPF_PROF_MOVE)                  \
-    X(EPF_PROF_COMBINE_WAIT, "combine_wait", EPF_PROF_WAIT)                                    \
-    X(EPF_PROF_COMBINE_TOPK_REDUCE, "combine_topk_reduce", EPF_PROF_MOVE)                      \
-    X(EPF_PROF_WEIGHT_GRAD_WAIT, "weight_grad_wait", EPF_PROF_WAIT)                            \
-    X(EPF_PROF_WEIGHT_GRAD_MAIN, "weight_grad_main", EPF_PROF_COMPUTE)                         \
-    X(EPF_PROF_PACK_WEIGHT, "pack_weight", EPF_PROF_OTHER)                                     \
-    X(EPF_PROF_PREPROCESS, "preprocess", EPF_PROF_OTHER)                                       \
-    X(EPF_PROF_ROUTER, "router", EPF_PROF_COMPUTE)                                             \
-    X(EPF_PROF_SHARED_EXPERT, "shared_expert", EPF_PROF_COMPUTE)                               \
+#define EPF_PROF_EVENT_MAP(X)                                                            \
+    X(EPF_PROF_DISPATCH_TOKEN_WAIT, "dispatch_token_wait", EPF_PROF_WAIT)                \
+    X(EPF_PROF_DISPATCH_TOKEN_MAIN, "dispatch_token_main", EPF_PROF_MOVE)                \
+    X(EPF_PROF_DISPATCH_TOKEN_TAIL_NOTIFY, "dispatch_token_tail_notify", EPF_PROF_OTHER) \
+    X(EPF_PROF_DISPATCH_EXPAND_WAIT, "dispatch_expand_wait", EPF_PROF_WAIT)              \
+    X(EPF_PROF_DISPATCH_EXPAND_MAIN, "dispatch_expand_main", EPF_PROF_MOVE)              \
+    X(EPF_PROF_GROUP_GEMM_WAIT, "group_gemm_wait", EPF_PROF_WAIT)                        \
+    X(EPF_PROF_GROUP_GEMM_PREPROCESS, "group_gemm_preprocess", EPF_PROF_OTHER)           \
+    X(EPF_PROF_GROUP_GEMM_MAIN, "group_gemm_main", EPF_PROF_COMPUTE)                     \
+    X(EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, "group_gemm_tail_notify", EPF_PROF_OTHER)         \
+    X(EPF_PROF_ACTIVATION, "activation", EPF_PROF_COMPUTE)                               \
+    X(EPF_PROF_COMBINE_SCATTER_TOKEN, "combine_scatter_token", EPF_PROF_MOVE)            \
+    X(EPF_PROF_COMBINE_WAIT, "combine_wait", EPF_PROF_WAIT)                              \
+    X(EPF_PROF_COMBINE_TOPK_REDUCE, "combine_topk_reduce", EPF_PROF_MOVE)                \
+    X(EPF_PROF_WEIGHT_GRAD_WAIT, "weight_grad_wait", EPF_PROF_WAIT)                      \
+    X(EPF_PROF_WEIGHT_GRAD_MAIN, "weight_grad_main", EPF_PROF_COMPUTE)                   \
+    X(EPF_PROF_PACK_WEIGHT, "pack_weight", EPF_PROF_OTHER)                               \
+    X(EPF_PROF_PREPROCESS, "preprocess", EPF_PROF_OTHER)                                 \
+    X(EPF_PROF_ROUTER, "router", EPF_PROF_COMPUTE)                                       \
+    X(EPF_PROF_SHARED_EXPERT, "shared_expert", EPF_PROF_COMPUTE)                         \
     X(EPF_PROF_BARRIER_ALL, "barrier_all", EPF_PROF_WAIT)
 
 typedef enum epf_prof_event {
 #define X(id, name, category) id,
     EPF_PROF_EVENT_MAP(X)
 #undef X
-    EPF_PROF_NUM_EVENTS,
+        EPF_PROF_NUM_EVENTS,
     EPF_PROF_LINK = 0xffff /* not an event: one more flow of an earlier record */
 } epf_prof_event;
 
@@ -82,8 +82,8 @@ typedef struct epf_prof_buffer {
     epf_prof_record *records; /* [capacity] */
     uint64_t capacity;
     uint64_t num_records;
-    uint64_t num_lost;        /* begun when the buffer was full */
-    uint64_t reserved[4];     /* one cache line per worker      */
+    uint64_t num_lost;    /* begun when the buffer was full */
+    uint64_t reserved[4]; /* one cache line per worker      */
 } epf_prof_buffer;
 
 /*

@@ -1,0 +1,89 @@
+/*
+ * epf_trace.h: a trace in memory: made of recorded profiles or read from files, then written as a
+ * Perfetto file, summed up, or drawn.
+ *
+ * A trace has ranks, a rank has lanes (its workers, and the calling thread), a lane has the records
+ * of epf_prof_record.h in order of begin, and each record names an event of the trace's own list.
+ */
+#ifndef EPF_TRACE_H
+#define EPF_TRACE_H
+
+#include <stdio.h>
+
+#include "epfuse/epfuse_status.h"
+#include "prof/epf_prof.h"
+
+enum {
+    EPF_TRACE_HOST = -1, /* the calling thread's lane, among workers 0, 1, ... */
+    EPF_TRACE_MAX_RANKS = 4096,
+    EPF_TRACE_MAX_WORKERS = 4096,
+    EPF_TRACE_MAX_LANES = 16384, /* of all ranks together */
+    EPF_TRACE_MAX_EVENTS = 256,
+    EPF_TRACE_NAME_BYTES = 64
+};
+
+typedef struct epf_trace_event {
+    char name[EPF_TRACE_NAME_BYTES];
+    uint32_t category; /* epf_prof_category */
+} epf_trace_event;
+
+typedef struct epf_trace_lane {
+    int32_t rank;
+    int32_t worker; /* or EPF_TRACE_HOST */
+    uint64_t num_records;
+    epf_prof_record
+        *records; /* [num_records]; .event: index of epf_trace.events, or EPF_PROF_LINK */
+} epf_trace_lane;
+
+typedef struct epf_trace_rank {
+    int32_t rank;
+    uint64_t num_lost;     /* records that its buffers could not hold     */
+    uint64_t monotonic_ns; /* two clocks read at the same time, at start  */
+    uint64_t boottime_ns;
+} epf_trace_rank;
+
+typedef struct epf_trace {
+    uint32_t num_events;
+    uint32_t num_ranks;
+    uint32_t num_lanes;
+    epf_trace_event *events; /* [num_events]                             */
+    epf_trace_rank *ranks;   /* [num_ranks] by ascending rank            */
+    epf_trace_lane *lanes;   /* [num_lanes] by ascending (rank, worker)  */
+    bool owns_records;
+} epf_trace;
+
+/* The events that this library records, and the categories' names; from the lists of epf_prof_record.h. */
+extern const epf_trace_event epf_prof_events[EPF_PROF_NUM_EVENTS];
+extern const char *const epf_prof_category_names[EPF_PROF_NUM_CATEGORIES];
+
+/* An empty trace with room for so many of each; the counts start at 0.  EPF_E_NO_MEMORY. */
+epf_status epf_trace_create(uint32_t max_events, uint32_t max_ranks, uint32_t max_lanes,
+                            epf_trace **trace);
+
+/* A view of recorded profiles of different ranks, which must outlive it and record nothing meanwhile.
+   EPF_E_INVALID (no profile, a rank twice, too many lanes), EPF_E_NO_MEMORY. */
+epf_status epf_trace_from_profs(epf_prof *const *profs, int32_t num_profs, epf_trace **trace);
+
+/* Reads what epf_trace_write() wrote, and trusts none of it: memory stays within a small multiple of
+   the input.  EPF_E_FORMAT names the byte offset; EPF_E_FILE, EPF_E_NO_MEMORY.  `source` names the
+   bytes in error texts. */
+epf_status epf_trace_read(const char *path, epf_trace **trace);
+epf_status epf_trace_parse(const void *data, size_t num_bytes, const char *source,
+                           epf_trace **trace);
+
+/* Reads several files, each of other ranks, into one trace; a rank in two files is EPF_E_FORMAT. */
+epf_status epf_trace_read_all(const char *const *paths, int32_t num_paths, epf_trace **trace);
+
+/* Merges trace files of other ranks into one file. */
+epf_status epf_trace_merge(const char *const *paths, int32_t num_paths, const char *out_path);
+
+/* Writes the file whole or not at all, and makes missing folders.  What a wait waited for is shown at
+   the work that follows it: Perfetto draws a flow from the earlier to the later begin.  At most 1024
+   flows of each direction are kept per record; records that never ended are left out.
+   EPF_E_FILE, EPF_E_NO_MEMORY, EPF_E_INTERNAL (records overlap without nesting). */
+epf_status epf_trace_write(const epf_trace *trace, const char *path);
+
+/* Accepts NULL. */
+void epf_trace_destroy(epf_trace *trace);
+
+#endif
