@@ -1,0 +1,64 @@
+/* epf_convert.c: bulk conversion, and which instruction set it and the portable product use. */
+#include "cpu/gemm/epf_convert.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/gemm/epf_vector.h"
+
+#if defined(__x86_64__)
+static const epf_vector_ops *choose(void)
+{
+    const char *cap = getenv("EPFUSE_VECTOR");
+    const bool base_only = cap != NULL && strcmp(cap, "base") == 0;
+    const bool avx2_only = cap != NULL && strcmp(cap, "avx2") == 0;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("avx");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && !base_only && !avx2_only) {
+        return &epf_vector_avx512;
+    }
+    return avx2 && !base_only ? &epf_vector_avx2 : &epf_vector_base;
+}
+#else
+static const epf_vector_ops *choose(void)
+{
+    return &epf_vector_base;
+}
+#endif
+
+/* Chosen once: packed strips depend on it.  Threads that choose at the same time choose the same. */
+const epf_vector_ops *epf_vector_ops_get(void)
+{
+    static _Atomic(const epf_vector_ops *) chosen;
+    const epf_vector_ops *ops = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (ops == NULL) {
+        ops = choose();
+        atomic_store_explicit(&chosen, ops, memory_order_relaxed);
+    }
+    return ops;
+}
+
+void epf_convert_to_f32(float *dst, const void *src, epf_dtype dtype, int64_t count)
+{
+    if (dtype == EPF_DTYPE_F32) {
+        memcpy(dst, src, (size_t)count * sizeof *dst);
+    } else if (dtype == EPF_DTYPE_BF16) {
+        epf_vector_ops_get()->bf16_to_f32(dst, src, count);
+    } else {
+        epf_vector_ops_get()->f16_to_f32(dst, src, count);
+    }
+}
+
+void epf_convert_from_f32(void *dst, const float *src, epf_dtype dtype, int64_t count)
+{
+    if (dtype == EPF_DTYPE_F32) {
+        memcpy(dst, src, (size_t)count * sizeof *src);
+    } else if (dtype == EPF_DTYPE_BF16) {
+        epf_vector_ops_get()->bf16_from_f32(dst, src, count);
+    } else {
+        epf_vector_ops_get()->f16_from_f32(dst, src, count);
+    }
+}

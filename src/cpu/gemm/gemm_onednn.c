@@ -1,0 +1,232 @@
+/*
+ * gemm_onednn.c: the provider over oneDNN's matmul with packed weights (brgemm: AVX-512, AVX512-BF16, AMX).
+ *
+ * Fewer than MIN_ROWS rows go through a kernel of MIN_ROWS beside the caller's memory: below that the
+ * library takes other instructions (no AMX), which sum in another order.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/epf_error.h"
+#include "cpu/gemm/onednn_cache.h"
+
+enum { MIN_ROWS = 16, PROBE = 64 };
+
+/* The implementation that the library would take for a middling block of this type. */
+static epf_status probe(epf_dtype dtype, char *name, size_t bytes)
+{
+    const onednn_shape shape = {(int32_t)dtype, PROBE, PROBE, PROBE, PROBE, PROBE, 0};
+    const int saved = onednn_scope_enter();
+    dnnl_primitive_desc_t desc = NULL;
+    const epf_status st = onednn_matmul_desc(&shape, NULL, &desc);
+    onednn_scope_leave(saved);
+    EPF_TRY(st);
+    (void)snprintf(name, bytes, "%s", onednn_implementation(desc));
+    (void)dnnl_primitive_desc_destroy(desc);
+    return EPF_OK;
+}
+
+/* True if blocks of this type run on instructions made for it; name says which. */
+static bool serves(epf_dtype dtype, char *name, size_t bytes)
+{
+    name[0] = '\0';
+    if (probe(dtype, name, bytes) != EPF_OK || strncmp(name, "brg", 3) != 0) {
+        return false;
+    }
+    return dtype == EPF_DTYPE_F32 || strstr(name, "amx") != NULL || strstr(name, "bf16") != NULL ||
+           strstr(name, "fp16") != NULL;
+}
+
+static void query(epf_dtype dtype, epf_gemm_provider_info *info)
+{
+    const onednn_context *context = onednn_context_get();
+    const dnnl_version_t *version = dnnl_version();
+    char name[80];
+    info->kind = EPF_GEMM_ONEDNN;
+    info->built = true;
+    info->usable = false;
+    if (context->status != EPF_OK) {
+        (void)snprintf(info->text, sizeof info->text, "oneDNN %d.%d.%d: %s", version->major,
+                       version->minor, version->patch, context->why);
+        return;
+    }
+    info->usable = serves(dtype, name, sizeof name);
+    if (!info->usable) {
+        info->usable = serves(EPF_DTYPE_F32, name, sizeof name);
+        info->widened = info->usable;
+    }
+    (void)snprintf(info->text, sizeof info->text, "oneDNN %d.%d.%d, %s%s", version->major,
+                   version->minor, version->patch,
+                   info->usable ? "" : "needs AVX-512; here it would take ", name);
+}
+
+/* The whole of K: a chunk costs a pass over C. */
+static int32_t default_block_k(epf_dtype compute)
+{
+    (void)compute;
+    return INT32_MAX;
+}
+
+static epf_status packed_bytes(const epf_gemm_block *block, uint64_t *bytes)
+{
+    const onednn_kernel *kernel;
+    EPF_TRY(onednn_kernel_of_block(block, &kernel));
+    *bytes = kernel->weights_bytes;
+    onednn_kernel_release(kernel);
+    return EPF_OK;
+}
+
+static epf_status reorder(const onednn_matrix *from, const void *source, const onednn_matrix *to,
+                          void *packed)
+{
+    epf_status st = EPF_OK;
+    const onednn_context *context = onednn_context_get();
+    dnnl_primitive_desc_t desc = NULL;
+    dnnl_primitive_t primitive = NULL;
+    dnnl_memory_t memory[2] = {NULL, NULL};
+    dnnl_exec_arg_t args[2];
+    ONEDNN_TRY_GOTO(dnnl_reorder_primitive_desc_create(&desc, ONEDNN_DESC(from), context->engine,
+                                                       ONEDNN_DESC(to), context->engine, NULL),
+                    done);
+    ONEDNN_TRY_GOTO(dnnl_primitive_create(&primitive, desc), done);
+    ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[0], ONEDNN_DESC(from), context->engine,
+                                       (void *)(uintptr_t)source),
+                    done);
+    ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[1], ONEDNN_DESC(to), context->engine, packed), done);
+    args[0] = (dnnl_exec_arg_t){DNNL_ARG_FROM, memory[0]};
+    args[1] = (dnnl_exec_arg_t){DNNL_ARG_TO, memory[1]};
+    ONEDNN_TRY_GOTO(dnnl_primitive_execute(primitive, context->stream, 2, args), done);
+
+done:
+    for (int i = 0; i < 2; i++) {
+        if (memory[i] != NULL) {
+            (void)dnnl_memory_destroy(memory[i]);
+        }
+    }
+    if (primitive != NULL) {
+        (void)dnnl_primitive_destroy(primitive);
+    }
+    if (desc != NULL) {
+        (void)dnnl_primitive_desc_destroy(desc);
+    }
+    return st;
+}
+
+static epf_status pack(const epf_gemm_block *block, const epf_gemm_source *source, void *packed,
+                       epf_gemm_scratch *scratch)
+{
+    epf_status st = EPF_OK;
+    const onednn_kernel *kernel;
+    const int64_t size[2] = {block->k, block->n};
+    const int64_t stride[2] = {source->reduce_last_dim ? 1 : source->row_stride,
+                               source->reduce_last_dim ? source->row_stride : 1};
+    onednn_matrix from;
+    int saved;
+    (void)scratch;
+    memset(&from, 0, sizeof from);
+    EPF_TRY(onednn_kernel_of_block(block, &kernel));
+    saved = onednn_scope_enter();
+    ONEDNN_TRY_GOTO(onednn_matrix_strided(&from, (int32_t)block->dtype, size, stride), done);
+    st = reorder(&from, source->data, &kernel->weights, packed);
+
+done:
+    onednn_matrix_destroy(&from);
+    onednn_scope_leave(saved);
+    onednn_kernel_release(kernel);
+    return st;
+}
+
+static epf_status run(const onednn_kernel *kernel, const epf_gemm_product *p, void *scratchpad)
+{
+    epf_status st = EPF_OK;
+    const onednn_context *context = onednn_context_get();
+    const onednn_matrix *matrix[4] = {&kernel->a, &kernel->weights, &kernel->c, &kernel->scratchpad};
+    const void *data[4] = {p->a, p->packed, p->c, scratchpad};
+    const int role[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
+    dnnl_memory_t memory[4] = {NULL, NULL, NULL, NULL};
+    dnnl_exec_arg_t args[4];
+    for (int i = 0; i < 4; i++) {
+        ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[i], ONEDNN_DESC(matrix[i]), context->engine,
+                                           (void *)(uintptr_t)data[i]),
+                        done);
+        args[i] = (dnnl_exec_arg_t){role[i], memory[i]};
+    }
+    ONEDNN_TRY_GOTO(dnnl_primitive_execute(kernel->primitive, context->stream, 4, args), done);
+
+done:
+    for (int i = 0; i < 4; i++) {
+        if (memory[i] != NULL) {
+            (void)dnnl_memory_destroy(memory[i]);
+        }
+    }
+    return st;
+}
+
+static epf_status multiply_exact(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+{
+    const onednn_shape shape = {(int32_t)p->block.dtype, p->m,   p->block.n,   p->block.k,
+                                p->lda,                  p->ldc, p->accumulate};
+    const onednn_kernel *kernel;
+    void *scratchpad;
+    int saved;
+    epf_status st;
+    EPF_TRY(onednn_kernel_get(&shape, &kernel));
+    st = epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIBRARY, kernel->scratchpad_bytes + 1,
+                              &scratchpad);
+    if (st == EPF_OK) {
+        saved = onednn_scope_enter();
+        st = run(kernel, p, scratchpad);
+        onednn_scope_leave(saved);
+    }
+    onednn_kernel_release(kernel);
+    return st;
+}
+
+/* Copies rows between matrices of `bytes` per row. */
+static void copy_rows(void *to, int64_t to_stride, const void *from, int64_t from_stride, int32_t rows,
+                      int64_t bytes)
+{
+    for (int32_t row = 0; row < rows; row++) {
+        memcpy((char *)to + row * to_stride, (const char *)from + row * from_stride, (size_t)bytes);
+    }
+}
+
+static epf_status multiply_padded(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+{
+    const int64_t a_bytes = (int64_t)p->block.k * epf_dtype_bytes((int32_t)p->block.dtype);
+    const int64_t c_bytes = (int64_t)p->block.n * (int64_t)sizeof(float);
+    const int64_t element = epf_dtype_bytes((int32_t)p->block.dtype);
+    epf_gemm_product padded = *p;
+    void *a;
+    void *c;
+    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIB_A, (uint64_t)(MIN_ROWS * a_bytes), &a));
+    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIB_C, (uint64_t)(MIN_ROWS * c_bytes), &c));
+    copy_rows(a, a_bytes, p->a, p->lda * element, p->m, a_bytes);
+    memset((char *)a + p->m * a_bytes, 0, (size_t)((MIN_ROWS - p->m) * a_bytes));
+    memset(c, 0, (size_t)(MIN_ROWS * c_bytes));
+    if (p->accumulate) {
+        copy_rows(c, c_bytes, p->c, p->ldc * (int64_t)sizeof(float), p->m, c_bytes);
+    }
+    padded.m = MIN_ROWS;
+    padded.a = a;
+    padded.lda = p->block.k;
+    padded.c = c;
+    padded.ldc = p->block.n;
+    EPF_TRY(multiply_exact(&padded, scratch));
+    copy_rows(p->c, p->ldc * (int64_t)sizeof(float), c, c_bytes, p->m, c_bytes);
+    return EPF_OK;
+}
+
+static epf_status multiply(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+{
+    return p->m < MIN_ROWS ? multiply_padded(p, scratch) : multiply_exact(p, scratch);
+}
+
+const epf_gemm_provider epf_gemm_onednn = {
+    .kind = EPF_GEMM_ONEDNN,
+    .query = query,
+    .default_block_k = default_block_k,
+    .packed_bytes = packed_bytes,
+    .pack = pack,
+    .multiply = multiply,
+};

@@ -1,0 +1,188 @@
+/*
+ * onednn_cache.c: an open-addressing table of pointers to immutable kernels.
+ *
+ * A slot goes from NULL to a kernel once (release) and never changes again, so readers need only an
+ * acquire; writers take the mutex.  Kernels live until the process ends, as do the library's own.
+ */
+#include "cpu/gemm/onednn_cache.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/epf_alloc.h"
+#include "base/epf_error.h"
+
+enum {
+    NUM_SLOTS = 2048,   /* a power of two                        */
+    MAX_KERNELS = 1024, /* half full at most: probes stay short  */
+    LAYOUT_M = 64       /* rows of the kernel that fixes a layout */
+};
+
+static _Atomic(const onednn_kernel *) slots[NUM_SLOTS];
+static pthread_mutex_t insert_mutex = PTHREAD_MUTEX_INITIALIZER;
+static int num_kernels; /* under insert_mutex */
+
+static uint64_t hash_of(const onednn_shape *shape)
+{
+    const uint64_t parts[7] = {(uint64_t)shape->dtype, (uint64_t)shape->m,   (uint64_t)shape->n,
+                               (uint64_t)shape->k,     (uint64_t)shape->lda, (uint64_t)shape->ldc,
+                               (uint64_t)shape->accumulate};
+    uint64_t hash = 0x9e3779b97f4a7c15u;
+    for (int i = 0; i < 7; i++) {
+        hash = (hash ^ parts[i]) * 0xff51afd7ed558ccdu;
+        hash ^= hash >> 32;
+    }
+    return hash;
+}
+
+static bool same_shape(const onednn_shape *x, const onednn_shape *y)
+{
+    return x->dtype == y->dtype && x->m == y->m && x->n == y->n && x->k == y->k && x->lda == y->lda &&
+           x->ldc == y->ldc && x->accumulate == y->accumulate;
+}
+
+/* The kernel, or the free slot where it belongs. */
+static const onednn_kernel *find(const onednn_shape *shape, uint64_t *free_slot)
+{
+    uint64_t slot = hash_of(shape) % NUM_SLOTS;
+    for (;;) {
+        const onednn_kernel *kernel = atomic_load_explicit(&slots[slot], memory_order_acquire);
+        if (kernel == NULL) {
+            *free_slot = slot;
+            return NULL;
+        }
+        if (same_shape(&kernel->shape, shape)) {
+            return kernel;
+        }
+        slot = (slot + 1) % NUM_SLOTS;
+    }
+}
+
+static void kernel_destroy(onednn_kernel *kernel)
+{
+    if (kernel->primitive != NULL) {
+        (void)dnnl_primitive_destroy(kernel->primitive);
+    }
+    onednn_matrix_destroy(&kernel->a);
+    onednn_matrix_destroy(&kernel->weights);
+    onednn_matrix_destroy(&kernel->c);
+    onednn_matrix_destroy(&kernel->scratchpad);
+    epf_free(kernel);
+}
+
+static epf_status fill_kernel(onednn_kernel *kernel, dnnl_primitive_desc_t desc)
+{
+    epf_status st = EPF_OK;
+    ONEDNN_TRY_GOTO(onednn_matrix_query(desc, dnnl_query_src_md, &kernel->a), done);
+    ONEDNN_TRY_GOTO(onednn_matrix_query(desc, dnnl_query_weights_md, &kernel->weights), done);
+    ONEDNN_TRY_GOTO(onednn_matrix_query(desc, dnnl_query_dst_md, &kernel->c), done);
+    ONEDNN_TRY_GOTO(onednn_matrix_query(desc, dnnl_query_scratchpad_md, &kernel->scratchpad), done);
+    ONEDNN_TRY_GOTO(dnnl_primitive_create(&kernel->primitive, desc), done);
+    kernel->weights_bytes = onednn_matrix_bytes(&kernel->weights);
+    kernel->scratchpad_bytes = onednn_matrix_bytes(&kernel->scratchpad);
+
+done:
+    return st;
+}
+
+/* `layout` NULL: the library chooses the layout of the packed operand. */
+static epf_status kernel_make(const onednn_shape *shape, const onednn_kernel *layout,
+                              onednn_kernel **made)
+{
+    epf_status st = EPF_OK;
+    dnnl_primitive_desc_t desc = NULL;
+    onednn_kernel *kernel = epf_alloc(1, sizeof *kernel);
+    if (kernel == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "oneDNN kernel: %zu bytes", sizeof *kernel);
+    }
+    kernel->shape = *shape;
+    EPF_TRY_GOTO(onednn_matmul_desc(shape, layout != NULL ? &layout->weights : NULL, &desc),
+                 err_kernel);
+    if (strncmp(onednn_implementation(desc), "brg", 3) != 0) {
+        st = EPF_FAIL(EPF_E_UNSUPPORTED, "oneDNN serves m %d n %d k %d by '%s'", shape->m, shape->n,
+                      shape->k, onednn_implementation(desc));
+        goto err_kernel;
+    }
+    EPF_TRY_GOTO(fill_kernel(kernel, desc), err_kernel);
+    (void)dnnl_primitive_desc_destroy(desc);
+    *made = kernel;
+    return EPF_OK;
+
+err_kernel:
+    if (desc != NULL) {
+        (void)dnnl_primitive_desc_destroy(desc);
+    }
+    kernel_destroy(kernel);
+    return st;
+}
+
+/* Puts a kernel where it can be found; another thread's equal one wins. */
+static const onednn_kernel *publish(onednn_kernel *kernel)
+{
+    uint64_t slot;
+    const onednn_kernel *found;
+    (void)pthread_mutex_lock(&insert_mutex);
+    found = find(&kernel->shape, &slot);
+    if (found == NULL && num_kernels < MAX_KERNELS) {
+        kernel->cached = true;
+        num_kernels++;
+        atomic_store_explicit(&slots[slot], kernel, memory_order_release);
+    }
+    (void)pthread_mutex_unlock(&insert_mutex);
+    if (found == NULL) {
+        return kernel;
+    }
+    kernel_destroy(kernel);
+    return found;
+}
+
+static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *layout,
+                             const onednn_kernel **kernel)
+{
+    epf_status st;
+    uint64_t slot;
+    int saved;
+    onednn_kernel *made = NULL;
+    *kernel = find(shape, &slot);
+    if (*kernel != NULL) {
+        return EPF_OK;
+    }
+    saved = onednn_scope_enter();
+    st = kernel_make(shape, layout, &made);
+    onednn_scope_leave(saved);
+    if (st == EPF_OK) {
+        *kernel = publish(made);
+    }
+    return st;
+}
+
+epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel)
+{
+    const onednn_shape shape = {(int32_t)block->dtype, LAYOUT_M, block->n, block->k,
+                                block->k,              block->n, 0};
+    return kernel_get(&shape, NULL, kernel);
+}
+
+epf_status onednn_kernel_get(const onednn_shape *shape, const onednn_kernel **kernel)
+{
+    epf_status st;
+    uint64_t slot;
+    const onednn_kernel *layout;
+    const epf_gemm_block block = {(epf_dtype)shape->dtype, shape->n, shape->k};
+    *kernel = find(shape, &slot);
+    if (*kernel != NULL) {
+        return EPF_OK;
+    }
+    EPF_TRY(onednn_kernel_of_block(&block, &layout));
+    st = kernel_get(shape, layout, kernel);
+    onednn_kernel_release(layout);
+    return st;
+}
+
+void onednn_kernel_release(const onednn_kernel *kernel)
+{
+    if (kernel != NULL && !kernel->cached) {
+        kernel_destroy((onednn_kernel *)(uintptr_t)kernel);
+    }
+}
