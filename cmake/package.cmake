@@ -43,13 +43,6 @@ foreach(item IN LISTS dependencies)
   endif()
 endforeach()
 list(REMOVE_DUPLICATES static_flags)
-# The system's own come last: archives before them need them.
-foreach(flag -lpthread -lm -ldl)
-  if(flag IN_LIST static_flags)
-    list(REMOVE_ITEM static_flags ${flag})
-    list(APPEND static_flags ${flag})
-  endif()
-endforeach()
 list(JOIN static_flags " " EPFUSE_STATIC_FLAGS)
 
 add_library(epfuse_shared SHARED ${objects})
