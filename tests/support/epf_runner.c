@@ -32,6 +32,13 @@ void *epf_shared_alloc(size_t bytes)
     return memory;
 }
 
+void epf_shared_free(void *memory, size_t bytes)
+{
+    if (memory != NULL) {
+        CHECK(munmap(memory, bytes == 0 ? 1 : bytes) == 0, "munmap of %zu bytes", bytes);
+    }
+}
+
 const char *epf_rank_library_text(void)
 {
     return epf_error_text();
@@ -148,6 +155,6 @@ int32_t epf_run_ranks(const epf_run *run, const char *name)
             failed++;
         }
     }
-    CHECK(munmap(texts, text_bytes) == 0, "munmap");
+    epf_shared_free(texts, text_bytes);
     return failed;
 }

@@ -58,7 +58,9 @@ bool epf_rank_fail(epf_test_rank *rank, const char *file, int line, const char *
 
 const char *epf_rank_library_text(void);
 
-/* Zeroed memory that this process and those it forks share; given back by the end of the program. */
+/* Zeroed memory that this process and those it forks share. */
 void *epf_shared_alloc(size_t bytes);
+/* Accepts NULL. */
+void epf_shared_free(void *memory, size_t bytes);
 
 #endif

@@ -1,0 +1,119 @@
+/*
+ * op_case.h: one problem with one setting of the knobs, run on all ranks through the public API and
+ * compared with the reference.
+ *
+ * A case runs, on every rank: create, preprocess, dispatch + GEMM 1 (with SwiGLU if asked for), GEMM 2 +
+ * combine (with gates and weight gradient if asked for), `repeat` times; then destroy.  Every result is
+ * compared after every repetition, to the bit where inputs are integers, within the bound elsewhere.
+ */
+#ifndef OP_CASE_H
+#define OP_CASE_H
+
+#include "op_matrix.h"
+#include "support/epf_data.h"
+
+typedef struct op_knobs {
+    int32_t num_workers, num_sm, sm_margin;       /* 0: library's choice                       */
+    int32_t optional_sm, num_tail_sms;            /* of dispatch                               */
+    int32_t combine_sm, num_reduce_sms;           /* of combine                                */
+    int32_t block_n, block_k, group_m, num_warps; /* 0: default                                */
+    int32_t grad_block_m, grad_block_n, grad_block_k;
+    int32_t num_buffers, buffer; /* duplicate_comm_buffer, comm_buffer_id     */
+    int32_t gemm_library;
+    int32_t repeat;
+    int32_t guard_cols; /* gap between rows of the caller's tensors                       */
+    int32_t grad_dtype; /* of the weight gradient; 0: none                                */
+    double capacity;    /* 0: the problem's                                               */
+    bool block_wise;
+    bool b1_transposed, b2_transposed;
+    bool packed;         /* weights packed once                                            */
+    bool tables;         /* give tile tables                                               */
+    bool in_place;       /* with_cpy_flag = false: tokens written to the send buffer       */
+    bool gates;          /* gate_input and output_gate                                     */
+    bool gates_in_place; /* cp_flag = false                                                */
+    bool combine_weights;
+    bool no_weights; /* no routing weights are sent                                    */
+    bool swiglu;
+    bool drop_gemm_output; /* with swiglu: keep_gemm_output = false                          */
+    bool own_outputs;      /* outputs given by the caller                                    */
+    bool local_scatter, full_scatter;
+    bool lazy, no_regrow, pin, reversed;
+    bool signal;
+    bool init_buffer; /* epf_init_output_buffer before dispatch                         */
+    bool profile;
+} op_knobs;
+
+/* Of the problem's numbers: any knob, legal values only. */
+op_knobs op_knobs_random(uint64_t number, const epf_problem *problem);
+
+/* What all ranks must find; one rank's. */
+typedef struct op_expected {
+    epf_ref_matrix x, weight, gemm, h, y, output, gate_in, gate, grad;
+} op_expected;
+
+enum { OP_GATHER_BYTES = 1 << 16 };
+
+/* An all-gather through shared memory, for groups of processes. */
+typedef struct op_gather op_gather;
+op_gather *op_gather_make(int32_t num_ranks);
+void op_gather_free(op_gather *gather);
+
+typedef struct op_case {
+    const epf_data *data;
+    op_knobs knobs;
+    bool processes;
+    uint64_t timeout_ns; /* of the group; default 60 s                     */
+    epf_ref_route route;
+    epf_ref_tensor b2_half; /* with swiglu: [E, H, N / 2]                     */
+    op_expected ranks[EPF_PROBLEM_MAX_RANKS];
+    epf_group *groups[EPF_PROBLEM_MAX_RANKS]; /* threads                                        */
+    op_gather *gather;                        /* processes                                      */
+    void *outputs[EPF_PROBLEM_MAX_RANKS];     /* [T_r, H] each: the last result's bits          */
+} op_case;
+
+op_case *op_case_make(const epf_data *data, const op_knobs *knobs, bool processes);
+void op_case_free(op_case *c);
+
+/* 0, or the number of ranks that failed, each printed with `name` and the problem. */
+int32_t op_case_run(op_case *c, const char *name);
+
+/* The same with a function of the test's own, whose rank->user is the case. */
+int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die, const char *name);
+
+/* Makes, runs, frees; true if all went well.  A routing that does not fit counts as well. */
+bool op_run(const char *problem_text, const op_knobs *knobs, bool processes, const char *name);
+
+/* ---- the steps, for tests that need only some of them; each returns false after recording why ---- */
+
+typedef struct op_rank {
+    op_case *c;
+    epf_test_rank *rank;
+    int32_t id;
+    epf_group *group;
+    epf_op *op;
+    epf_layout *layout;
+    epf_layout_view view;
+    epf_weight *w1, *w2;
+    op_matrix x, ids, weight, combine, local, full;  /* what the caller brings            */
+    op_matrix dispatched, received, gemm, h, output; /* what it gets, if it brought it    */
+    op_matrix gate_in, gate, grad, signal;
+    epf_dispatch_group_gemm_result first;
+} op_rank;
+
+epf_op_config op_config_of(const op_case *c);
+/* The group's handle of this rank: made (processes) or taken (threads). */
+bool op_open_group(epf_test_rank *rank, op_case *c, epf_group **group);
+void op_close_group(op_case *c, epf_group *group);
+
+bool op_open(op_rank *r, op_case *c, epf_test_rank *rank);
+void op_close(op_rank *r);
+bool op_preprocess(op_rank *r);
+bool op_check_layout(op_rank *r);
+bool op_dispatch(op_rank *r);
+bool op_combine(op_rank *r);
+
+/* The arguments that op_dispatch() and op_combine() would pass. */
+epf_dispatch_group_gemm_args op_dispatch_args(op_rank *r);
+epf_group_gemm_combine_args op_combine_args(op_rank *r);
+
+#endif

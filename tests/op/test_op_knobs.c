@@ -1,0 +1,114 @@
+/*
+ * test_op_knobs: each knob at each of its values, everything else at its default, in both combine modes:
+ * the results do not change.
+ *
+ *     test_op_knobs [name]      only the knobs whose name contains the text
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "op_case.h"
+#include "support/epf_check.h"
+
+typedef struct knob_case {
+    const char *name;
+    op_knobs knobs;
+} knob_case;
+
+#define KNOB(...)       \
+    {                   \
+#__VA_ARGS__,   \
+        {               \
+            __VA_ARGS__ \
+        }               \
+    }
+
+static const knob_case kCases[] = {
+    KNOB(.repeat = 3),
+    KNOB(.num_workers = 1),
+    KNOB(.num_workers = 4),
+    KNOB(.num_workers = 3, .num_sm = 1),
+    KNOB(.num_workers = 3, .num_sm = 2),
+    KNOB(.num_workers = 3, .num_sm = 3),
+    KNOB(.num_workers = 3, .sm_margin = 1),
+    KNOB(.num_workers = 3, .optional_sm = 1),
+    KNOB(.num_workers = 3, .optional_sm = 3),
+    KNOB(.num_workers = 2, .num_tail_sms = 1),
+    KNOB(.num_workers = 4, .num_tail_sms = 3),
+    KNOB(.num_workers = 4, .num_tail_sms = 2, .optional_sm = 1, .block_wise = true),
+    KNOB(.num_workers = 3, .combine_sm = 1),
+    KNOB(.num_workers = 3, .num_reduce_sms = 1),
+    KNOB(.num_workers = 4, .combine_sm = 1, .num_reduce_sms = 2),
+    KNOB(.block_wise = true),
+    KNOB(.block_n = 8),
+    KNOB(.block_n = 24),
+    KNOB(.block_n = 4096),
+    KNOB(.block_k = 8),
+    KNOB(.block_k = 24),
+    KNOB(.block_n = 8, .block_k = 8, .packed = true),
+    KNOB(.group_m = 1),
+    KNOB(.group_m = 7),
+    KNOB(.group_m = 1000),
+    KNOB(.num_warps = 1),
+    KNOB(.num_warps = 3),
+    KNOB(.num_warps = 32),
+    KNOB(.b1_transposed = true),
+    KNOB(.b2_transposed = true),
+    KNOB(.packed = true),
+    KNOB(.packed = true, .b1_transposed = true, .b2_transposed = true),
+    KNOB(.tables = true),
+    KNOB(.in_place = true),
+    KNOB(.gates = true),
+    KNOB(.gates = true, .gates_in_place = true),
+    KNOB(.combine_weights = true),
+    KNOB(.no_weights = true),
+    KNOB(.own_outputs = true),
+    KNOB(.own_outputs = true, .guard_cols = 8, .gates = true),
+    KNOB(.guard_cols = 3, .own_outputs = true, .combine_weights = true, .gates = true),
+    KNOB(.local_scatter = true),
+    KNOB(.full_scatter = true),
+    KNOB(.local_scatter = true, .full_scatter = false, .reversed = true),
+    KNOB(.lazy = true),
+    KNOB(.pin = true),
+    KNOB(.reversed = true),
+    KNOB(.signal = true),
+    KNOB(.init_buffer = true),
+    KNOB(.num_buffers = 2, .buffer = 1),
+    KNOB(.num_buffers = 8, .buffer = 7),
+    KNOB(.capacity = 1),
+    KNOB(.capacity = 0.01),
+    KNOB(.grad_dtype = EPF_DTYPE_F32),
+    KNOB(.grad_dtype = EPF_DTYPE_BF16),
+    KNOB(.grad_dtype = EPF_DTYPE_F32, .grad_block_m = 8, .grad_block_n = 8, .grad_block_k = 4),
+    KNOB(.grad_dtype = EPF_DTYPE_F32, .own_outputs = true, .guard_cols = 8),
+    KNOB(.swiglu = true),
+    KNOB(.swiglu = true, .packed = true, .own_outputs = true),
+    KNOB(.swiglu = true, .block_n = 16),
+    KNOB(.swiglu = true, .drop_gemm_output = true),
+    KNOB(.gemm_library = EPF_GEMM_LIBRARY_PORTABLE),
+};
+
+static const char *const kProblems[] = {
+    "W2E4K3T21H40N48M8/zipf/seed11",
+    "W2E4K3T21H40N48M8/zipf/seed11/fuse_scatter",
+    "W3E9K2T14H24N32M4/some_dropped/seed12",
+    "W3E9K2T14H24N32M4/some_dropped/seed12/fuse_scatter",
+};
+
+int main(int argc, char **argv)
+{
+    int32_t failed = 0;
+    int32_t run = 0;
+
+    for (size_t i = 0; i < sizeof kCases / sizeof kCases[0]; i++) {
+        if (argc > 1 && strstr(kCases[i].name, argv[1]) == NULL) {
+            continue;
+        }
+        for (size_t p = 0; p < sizeof kProblems / sizeof kProblems[0]; p++) {
+            failed += !op_run(kProblems[p], &kCases[i].knobs, false, kCases[i].name);
+            run++;
+        }
+    }
+    CHECK(run > 0, "no knob is called %s", argc > 1 ? argv[1] : "");
+    return failed == 0 ? 0 : 1;
+}

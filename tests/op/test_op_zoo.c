@@ -1,0 +1,47 @@
+/*
+ * test_op_zoo: every routing of the zoo on 1, 2, 3, 4 and 8 ranks, in both combine modes, to the bit.
+ *
+ *     test_op_zoo [threads|processes] [problem]      a problem alone: only that one
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "op_case.h"
+#include "support/epf_check.h"
+
+static const char *const kShapes[] = {"W1E4K2T20H24N16M8C1", "W2E6K3T17H16N24M8C1",
+                                      "W3E6K2T12H16N16M4", "W4E8K4T9H32N16M8C1",
+                                      "W8E16K2T7H16N8M4"};
+
+static int32_t run_zoo(bool processes)
+{
+    int32_t failed = 0;
+
+    for (size_t i = 0; i < sizeof kShapes / sizeof kShapes[0]; i++) {
+        for (const char *const *name = epf_zoo_names(); *name != NULL; name++) {
+            for (int32_t mode = 0; mode < 2; mode++) {
+                const op_knobs knobs = {.repeat = 2,
+                                        .block_wise = mode == 1,
+                                        .own_outputs = mode == 1,
+                                        .gates = true,
+                                        .reversed = true};
+                char text[EPF_PROBLEM_TEXT];
+                (void)snprintf(text, sizeof text, "%s/%s/seed%zu%s", kShapes[i], *name, i,
+                               mode == 1 ? "/fuse_scatter" : "");
+                failed += !op_run(text, &knobs, processes, "zoo");
+            }
+        }
+    }
+    return failed;
+}
+
+int main(int argc, char **argv)
+{
+    const bool processes = argc > 1 && strcmp(argv[1], "processes") == 0;
+    const op_knobs knobs = {.repeat = 2, .gates = true, .reversed = true};
+
+    if (argc > 2) {
+        return op_run(argv[2], &knobs, processes, "zoo") ? 0 : 1;
+    }
+    return run_zoo(processes) == 0 ? 0 : 1;
+}
