@@ -39,8 +39,8 @@ typedef enum epf_topk_method {
 } epf_topk_method;
 
 typedef struct epf_routing {
-    int32_t num_experts; /* E, 1 .. 65536 */
-    int32_t topk;        /* K, 1 .. min(E, 1024) */
+    int32_t num_experts; /* E, 1 .. 16384 */
+    int32_t topk;        /* K, 1 .. min(E, 256) */
     epf_score_func score_func;
     epf_topk_method topk_method;
     int32_t num_groups;    /* 1 where groups are not used; divides E */

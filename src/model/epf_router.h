@@ -1,18 +1,19 @@
 /*
  * epf_router.h: from hidden states to expert ids and weights.
  *
- *     logit = x . W[e]                               fp32 (or double)
- *     score = softmax over e, or sigmoid
- *     choice = score (+ bias[e])                     bias: noaux_tc only
+ *     logit   x . W[e]
+ *     score   softmax over e, or sigmoid
+ *     choice  score (+ bias[e], EPF_TOPK_GROUP_TOP2_SUM only)
  *     groups  E / G experts each; a group's rank is its best choice (GROUP_MAX) or the sum of its
- *             two best (GROUP_TOP2_SUM); experts outside the topk_groups best groups have choice 0
+ *             two best (GROUP_TOP2_SUM); experts outside the topk_groups best groups are out
  *     ids     the K best by choice, descending
  *     weight  score of the chosen, without bias; divided by (sum + norm_epsilon) if norm_topk_prob;
  *             times scaling_factor
  *
- * Ties go to the lowest index, among experts and among groups; -0 equals +0.  transformers leaves
- * ties open (torch.topk).  It also rounds logits to the model's type in some families: we never do, so
- * results are those of the model run in float32.
+ * Ties go to the lowest index, among experts and among groups; -0 equals +0; transformers leaves
+ * ties open (torch.topk).  Logits are fp32 or double here, and all that follows is double: some
+ * families of transformers round logits and weights to the model's type, we never do, so results
+ * are those of the model run in float32.
  */
 #ifndef EPF_ROUTER_H
 #define EPF_ROUTER_H

@@ -3,8 +3,8 @@
  *
  * Format: u64 little endian header length n; n bytes of JSON that start with '{' (trailing blanks
  * allowed); the tensors' bytes.  A file is mapped read-only and checked completely when it is
- * opened; afterwards only the pages of tensors that are read are touched.  Memory beyond the mapping is at
- * most a small multiple of the header, and no single allocation is larger than the file.
+ * opened; afterwards only the pages of tensors that are read are touched.  No number found in a
+ * file sizes an allocation before it was checked against the file's length.
  *
  * The file must not be modified while it is open: shrinking it raises SIGBUS in whoever reads the
  * lost pages, as with every memory-mapped file, and rewriting it changes the data under the reader.
@@ -43,8 +43,9 @@ bool epf_safetensors_find(const epf_safetensors *file, const char *name, epf_ten
 
 /*
  * Writes `count` tensors, with data in the given order.  The file appears whole or not at all: it
- * is written beside `path` under a temporary name, flushed to disk and renamed; on failure nothing is
- * left.  An existing file is replaced.  EPF_E_INVALID: a bad view, or two tensors of one name.
+ * is written beside `path` without a name or under a temporary one, flushed to disk and renamed; on
+ * failure nothing is left.  An existing regular file is replaced.  EPF_E_INVALID: a bad view, or
+ * two tensors of one name; EPF_E_FILE.
  */
 epf_status epf_safetensors_write(const char *path, const epf_tensor_view *tensors, int64_t count);
 
