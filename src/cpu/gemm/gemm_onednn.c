@@ -1,8 +1,9 @@
 /*
  * gemm_onednn.c: the provider over oneDNN's matmul with packed weights (brgemm: AVX-512, AVX512-BF16, AMX).
  *
- * Fewer than MIN_ROWS rows go through a kernel of MIN_ROWS beside the caller's memory: below that the
- * library takes other instructions (no AMX), which sum in another order.
+ * The library's fast kernels take dense A and C only, so others are copied beside.  Fewer than MIN_ROWS
+ * rows are filled up to as many: below that it takes other instructions (no AMX), which sum in another
+ * order.
  */
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +16,7 @@ enum { MIN_ROWS = 16, PROBE = 64 };
 /* The implementation that the library would take for a middling block of this type. */
 static epf_status probe(epf_dtype dtype, char *name, size_t bytes)
 {
-    const onednn_shape shape = {(int32_t)dtype, PROBE, PROBE, PROBE, PROBE, PROBE, 0};
+    const onednn_shape shape = {(int32_t)dtype, PROBE, PROBE, PROBE, 0};
     const int saved = onednn_scope_enter();
     dnnl_primitive_desc_t desc = NULL;
     const epf_status st = onednn_matmul_desc(&shape, NULL, &desc);
@@ -162,64 +163,80 @@ done:
     return st;
 }
 
-static epf_status multiply_exact(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+/* Copies rows between matrices whose rows are `stride` bytes apart. */
+static void copy_rows(void *to, int64_t to_stride, const void *from, int64_t from_stride,
+                      const int64_t size[2])
 {
-    const onednn_shape shape = {(int32_t)p->block.dtype, p->m,   p->block.n,   p->block.k,
-                                p->lda,                  p->ldc, p->accumulate};
-    const onednn_kernel *kernel;
+    for (int64_t row = 0; row < size[0]; row++) {
+        memcpy((char *)to + row * to_stride, (const char *)from + row * from_stride, (size_t)size[1]);
+    }
+}
+
+/* Makes a dense copy of A, with zeros past its last row. */
+static epf_status copy_a(epf_gemm_product *p, int32_t rows, epf_gemm_scratch *scratch)
+{
+    const int64_t element = epf_dtype_bytes((int32_t)p->block.dtype);
+    const int64_t size[2] = {p->m, p->block.k * element};
+    void *a;
+    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIB_A, (uint64_t)(rows * size[1]), &a));
+    copy_rows(a, size[1], p->a, p->lda * element, size);
+    memset((char *)a + p->m * size[1], 0, (size_t)((rows - p->m) * size[1]));
+    p->a = a;
+    p->lda = p->block.k;
+    return EPF_OK;
+}
+
+/* Makes a dense C, with C's values where they are added to. */
+static epf_status copy_c(epf_gemm_product *p, int32_t rows, epf_gemm_scratch *scratch)
+{
+    const int64_t size[2] = {p->m, p->block.n * (int64_t)sizeof(float)};
+    void *c;
+    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIB_C, (uint64_t)(rows * size[1]), &c));
+    if (p->accumulate) {
+        copy_rows(c, size[1], p->c, p->ldc * (int64_t)sizeof(float), size);
+        memset((char *)c + p->m * size[1], 0, (size_t)((rows - p->m) * size[1]));
+    }
+    p->c = c;
+    p->ldc = p->block.n;
+    return EPF_OK;
+}
+
+static epf_status multiply_with(const onednn_kernel *kernel, const epf_gemm_product *product,
+                                epf_gemm_scratch *scratch)
+{
+    const int32_t rows = kernel->rows;
+    epf_gemm_product p = *product;
     void *scratchpad;
     int saved;
     epf_status st;
-    EPF_TRY(onednn_kernel_get(&shape, &kernel));
-    st = epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIBRARY, kernel->scratchpad_bytes + 1,
-                              &scratchpad);
-    if (st == EPF_OK) {
-        saved = onednn_scope_enter();
-        st = run(kernel, p, scratchpad);
-        onednn_scope_leave(saved);
+    if (p.m != rows || p.lda != p.block.k) {
+        EPF_TRY(copy_a(&p, rows, scratch));
     }
-    onednn_kernel_release(kernel);
+    if (p.m != rows || p.ldc != p.block.n) {
+        EPF_TRY(copy_c(&p, rows, scratch));
+    }
+    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIBRARY, kernel->scratchpad_bytes + 1,
+                                 &scratchpad));
+    saved = onednn_scope_enter();
+    st = run(kernel, &p, scratchpad);
+    onednn_scope_leave(saved);
+    if (st == EPF_OK && p.c != product->c) {
+        const int64_t size[2] = {product->m, p.block.n * (int64_t)sizeof(float)};
+        copy_rows(product->c, product->ldc * (int64_t)sizeof(float), p.c, size[1], size);
+    }
     return st;
-}
-
-/* Copies rows between matrices of `bytes` per row. */
-static void copy_rows(void *to, int64_t to_stride, const void *from, int64_t from_stride, int32_t rows,
-                      int64_t bytes)
-{
-    for (int32_t row = 0; row < rows; row++) {
-        memcpy((char *)to + row * to_stride, (const char *)from + row * from_stride, (size_t)bytes);
-    }
-}
-
-static epf_status multiply_padded(const epf_gemm_product *p, epf_gemm_scratch *scratch)
-{
-    const int64_t a_bytes = (int64_t)p->block.k * epf_dtype_bytes((int32_t)p->block.dtype);
-    const int64_t c_bytes = (int64_t)p->block.n * (int64_t)sizeof(float);
-    const int64_t element = epf_dtype_bytes((int32_t)p->block.dtype);
-    epf_gemm_product padded = *p;
-    void *a;
-    void *c;
-    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIB_A, (uint64_t)(MIN_ROWS * a_bytes), &a));
-    EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIB_C, (uint64_t)(MIN_ROWS * c_bytes), &c));
-    copy_rows(a, a_bytes, p->a, p->lda * element, p->m, a_bytes);
-    memset((char *)a + p->m * a_bytes, 0, (size_t)((MIN_ROWS - p->m) * a_bytes));
-    memset(c, 0, (size_t)(MIN_ROWS * c_bytes));
-    if (p->accumulate) {
-        copy_rows(c, c_bytes, p->c, p->ldc * (int64_t)sizeof(float), p->m, c_bytes);
-    }
-    padded.m = MIN_ROWS;
-    padded.a = a;
-    padded.lda = p->block.k;
-    padded.c = c;
-    padded.ldc = p->block.n;
-    EPF_TRY(multiply_exact(&padded, scratch));
-    copy_rows(p->c, p->ldc * (int64_t)sizeof(float), c, c_bytes, p->m, c_bytes);
-    return EPF_OK;
 }
 
 static epf_status multiply(const epf_gemm_product *p, epf_gemm_scratch *scratch)
 {
-    return p->m < MIN_ROWS ? multiply_padded(p, scratch) : multiply_exact(p, scratch);
+    const onednn_shape shape = {(int32_t)p->block.dtype, p->m < MIN_ROWS ? MIN_ROWS : p->m,
+                                p->block.n, p->block.k, p->accumulate};
+    const onednn_kernel *kernel;
+    epf_status st;
+    EPF_TRY(onednn_kernel_get(&shape, &kernel));
+    st = multiply_with(kernel, p, scratch);
+    onednn_kernel_release(kernel);
+    return st;
 }
 
 const epf_gemm_provider epf_gemm_onednn = {

@@ -242,7 +242,7 @@ static dnnl_status_t make_operands(const onednn_shape *shape, const onednn_matri
                                    onednn_matrix operand[3])
 {
     const int64_t size[3][2] = {{shape->m, shape->k}, {shape->k, shape->n}, {shape->m, shape->n}};
-    const int64_t stride[3][2] = {{shape->lda, 1}, {0, 0}, {shape->ldc, 1}};
+    const int64_t stride[3][2] = {{shape->k, 1}, {0, 0}, {shape->n, 1}};
     dnnl_status_t status =
         onednn_matrix_strided(&operand[0], shape->dtype, size[0], stride[0]);
     if (status == dnnl_success) {

@@ -22,14 +22,12 @@ typedef struct onednn_matrix {
 #define ONEDNN_DESC(matrix) (&(matrix)->desc)
 #endif
 
-/* What makes a product: c [m, n] fp32 = a [m, k] x b [k, n], b packed. */
+/* What makes a product: c [m, n] fp32 (=) or (+=) a [m, k] x b [k, n]; a and c dense, b packed. */
 typedef struct onednn_shape {
     int32_t dtype; /* epf_dtype of a and b */
     int32_t m;
     int32_t n;
     int32_t k;
-    int64_t lda;
-    int64_t ldc;
     int32_t accumulate;
 } onednn_shape;
 

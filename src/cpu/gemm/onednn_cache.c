@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/epf_alloc.h"
@@ -25,12 +26,10 @@ static int num_kernels; /* under insert_mutex */
 
 static uint64_t hash_of(const onednn_shape *shape)
 {
-    const uint64_t parts[7] = {(uint64_t)shape->dtype, (uint64_t)shape->m,   (uint64_t)shape->n,
-                               (uint64_t)shape->k,     (uint64_t)shape->lda, (uint64_t)shape->ldc,
-                               (uint64_t)shape->accumulate};
+    const int32_t parts[5] = {shape->dtype, shape->m, shape->n, shape->k, shape->accumulate};
     uint64_t hash = 0x9e3779b97f4a7c15u;
-    for (int i = 0; i < 7; i++) {
-        hash = (hash ^ parts[i]) * 0xff51afd7ed558ccdu;
+    for (int i = 0; i < 5; i++) {
+        hash = (hash ^ (uint64_t)parts[i]) * 0xff51afd7ed558ccdu;
         hash ^= hash >> 32;
     }
     return hash;
@@ -38,8 +37,8 @@ static uint64_t hash_of(const onednn_shape *shape)
 
 static bool same_shape(const onednn_shape *x, const onednn_shape *y)
 {
-    return x->dtype == y->dtype && x->m == y->m && x->n == y->n && x->k == y->k && x->lda == y->lda &&
-           x->ldc == y->ldc && x->accumulate == y->accumulate;
+    return x->dtype == y->dtype && x->m == y->m && x->n == y->n && x->k == y->k &&
+           x->accumulate == y->accumulate;
 }
 
 /* The kernel, or the free slot where it belongs. */
@@ -87,6 +86,40 @@ done:
 }
 
 /* `layout` NULL: the library chooses the layout of the packed operand. */
+static epf_status make_desc(onednn_kernel *kernel, const onednn_kernel *layout,
+                            dnnl_primitive_desc_t *desc)
+{
+    onednn_shape shape = kernel->shape;
+    shape.m = kernel->rows;
+    EPF_TRY(onednn_matmul_desc(&shape, layout != NULL ? &layout->weights : NULL, desc));
+    (void)snprintf(kernel->implementation, sizeof kernel->implementation, "%s",
+                   onednn_implementation(*desc));
+    if (strncmp(kernel->implementation, "brg", 3) == 0 &&
+        (layout == NULL || strcmp(kernel->implementation, layout->implementation) == 0)) {
+        return EPF_OK;
+    }
+    (void)dnnl_primitive_desc_destroy(*desc);
+    *desc = NULL;
+    return EPF_FAIL(EPF_E_UNSUPPORTED, "oneDNN serves m %d n %d k %d by '%s', not by '%s'", shape.m,
+                    shape.n, shape.k, kernel->implementation,
+                    layout != NULL ? layout->implementation : "brg");
+}
+
+/* Takes m rows or, where the library would leave the layout's implementation, the next it keeps it for. */
+static epf_status make_desc_of_rows(onednn_kernel *kernel, const onednn_kernel *layout,
+                                    dnnl_primitive_desc_t *desc)
+{
+    epf_status st = EPF_E_UNSUPPORTED;
+    const int32_t m = kernel->shape.m;
+    const int32_t rows[3] = {m, (int32_t)epf_round_up(m, LAYOUT_M / 2),
+                             (int32_t)epf_round_up(m, LAYOUT_M)};
+    for (int i = 0; i < 3 && st == EPF_E_UNSUPPORTED; i++) {
+        kernel->rows = rows[i];
+        st = make_desc(kernel, layout, desc);
+    }
+    return st;
+}
+
 static epf_status kernel_make(const onednn_shape *shape, const onednn_kernel *layout,
                               onednn_kernel **made)
 {
@@ -97,22 +130,15 @@ static epf_status kernel_make(const onednn_shape *shape, const onednn_kernel *la
         return EPF_FAIL(EPF_E_NO_MEMORY, "oneDNN kernel: %zu bytes", sizeof *kernel);
     }
     kernel->shape = *shape;
-    EPF_TRY_GOTO(onednn_matmul_desc(shape, layout != NULL ? &layout->weights : NULL, &desc),
-                 err_kernel);
-    if (strncmp(onednn_implementation(desc), "brg", 3) != 0) {
-        st = EPF_FAIL(EPF_E_UNSUPPORTED, "oneDNN serves m %d n %d k %d by '%s'", shape->m, shape->n,
-                      shape->k, onednn_implementation(desc));
-        goto err_kernel;
-    }
-    EPF_TRY_GOTO(fill_kernel(kernel, desc), err_kernel);
+    EPF_TRY_GOTO(make_desc_of_rows(kernel, layout, &desc), err_kernel);
+    st = fill_kernel(kernel, desc);
     (void)dnnl_primitive_desc_destroy(desc);
-    *made = kernel;
-    return EPF_OK;
+    if (st == EPF_OK) {
+        *made = kernel;
+        return EPF_OK;
+    }
 
 err_kernel:
-    if (desc != NULL) {
-        (void)dnnl_primitive_desc_destroy(desc);
-    }
     kernel_destroy(kernel);
     return st;
 }
@@ -159,8 +185,7 @@ static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *lay
 
 epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel)
 {
-    const onednn_shape shape = {(int32_t)block->dtype, LAYOUT_M, block->n, block->k,
-                                block->k,              block->n, 0};
+    const onednn_shape shape = {(int32_t)block->dtype, LAYOUT_M, block->n, block->k, 0};
     return kernel_get(&shape, NULL, kernel);
 }
 
