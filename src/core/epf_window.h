@@ -61,7 +61,7 @@ EPF_HD int64_t epf_shape_row_bytes(const epf_shape *s)
 
 #define EPF_WORD_BYTES ((int64_t)sizeof(uint64_t))
 
-/* Serial combine keeps y by row, fuse_scatter by slot of the owner: one buffer serves both. */
+/* Serial combine keeps y and gates by row, fuse_scatter by slot of the owner: one buffer serves both. */
 EPF_HD int64_t epf_shape_combine_rows(const epf_shape *s, int64_t rows)
 {
     return epf_max64(rows, epf_shape_max_slots(s));
@@ -83,8 +83,8 @@ EPF_HD int64_t epf_shape_combine_rows(const epf_shape *s, int64_t rows)
     X(recv_flag,    EPF_WORD_BYTES * (rows),                              128)  /* [R] epoch | row   */ \
     X(combine_flag, EPF_WORD_BYTES * epf_shape_max_slots(s),              128)  /* [T K] epoch       */ \
     X(recv_weight,  (rows) * (s)->weight_bytes,                           128)  /* [R]               */ \
-    X(gate,         (rows) * (s)->weight_bytes,                           128)  /* [R] gate_input    */ \
-    X(combine_gate, epf_shape_max_slots(s) * (s)->weight_bytes,           128)  /* [T K]             */ \
+    X(gate,         (rows) * (s)->weight_bytes,                           128)  /* [R] caller's own  */ \
+    X(combine_gate, epf_shape_combine_rows(s, rows) * (s)->weight_bytes,  128)  /* [R or T K]        */ \
     X(send_tokens,  (s)->max_tokens * epf_shape_row_bytes(s),             4096) /* [T, H]            */ \
     X(recv_tokens,  (rows) * epf_shape_row_bytes(s),                      4096) /* [R, H]            */ \
     X(combine_rows, epf_shape_combine_rows(s, rows) * epf_shape_row_bytes(s), 4096) /* [R or T K, H] */

@@ -24,6 +24,15 @@ static const uint8_t *gates(const epf_call *call)
                                     : call->set[call->rank] + call->set_map.gate;
 }
 
+void epf_show_gates(const epf_call *call, const epf_tile *tile)
+{
+    const int64_t bytes = call->shape.weight_bytes;
+    if (call->has_gate) {
+        memcpy(call->set[call->rank] + call->set_map.combine_gate + tile->row_begin * bytes,
+               gates(call) + tile->row_begin * bytes, (size_t)(tile->num_rows * bytes));
+    }
+}
+
 void epf_signal_row(const epf_call *call, int64_t row)
 {
     const int32_t owner = call->row_source[2 * row + 1];
@@ -80,7 +89,7 @@ static const uint8_t *gate_of_slot(const epf_call *call, int64_t slot)
     const int64_t bytes = call->shape.weight_bytes;
     const int32_t owner = call->topk_idx[slot] / call->shape.num_local;
     return call->phase.kind == EPF_PHASE_COMBINE_SERIAL
-               ? call->set[owner] + call->set_map.gate + call->dst_row[slot] * bytes
+               ? call->set[owner] + call->set_map.combine_gate + call->dst_row[slot] * bytes
                : call->set[call->rank] + call->set_map.combine_gate + slot * bytes;
 }
 

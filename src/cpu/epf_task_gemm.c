@@ -103,8 +103,11 @@ static void signal_tile(epf_worker *worker, const epf_tile *tile)
         (void)epf_add_release_sys_u32((uint32_t *)(void *)&call->signal[tile->m_tile], 1);
     }
     if (phase->kind == EPF_PHASE_COMBINE_SERIAL) {
-        const int64_t before = epf_word_add(&exec->gemm_done, phase->epoch, 1);
-        if (before + 1 == epf_phase_num_tasks(phase, EPF_TASK_GEMM)) {
+        if (tile->n_tile == 0) {
+            epf_show_gates(call, tile);
+        }
+        if ((int64_t)epf_word_add(&exec->gemm_done, phase->epoch, 1) + 1 ==
+            epf_phase_num_tasks(phase, EPF_TASK_GEMM)) {
             epf_signal_barrier(call);
         }
         return;

@@ -74,6 +74,9 @@ epf_status epf_task_reduce(epf_worker *worker, int64_t index);
 /* Stores `barrier` on all ranks: this rank's tiles are done. */
 void epf_signal_barrier(const epf_call *call);
 
+/* Puts the gates of a tile's rows where their owners pull them (serial). */
+void epf_show_gates(const epf_call *call, const epf_tile *tile);
+
 /* Brings row `row`'s gate and flag to the slot that sent it; its y is in place (fuse_scatter). */
 void epf_signal_row(const epf_call *call, int64_t row);
 

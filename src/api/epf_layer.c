@@ -1,0 +1,360 @@
+/*
+ * epf_layer.c: the whole layer, forward and backward, out of the two fused operations.
+ *
+ * Forward     preprocess; dispatch + GEMM 1 (w13) + SwiGLU; GEMM 2 (w2) + combine
+ * Backward    dispatch of dy + GEMM by w2 -> dh; activation backwards, row by row -> dg, du, dw;
+ *             GEMM by w13 + combine -> grad_input, and dw as gates -> grad_weight.  Both weight
+ *             gradients are tasks of that last phase.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "api/epf_combine.h"
+#include "api/epf_phase_args.h"
+#include "api/epf_spec.h"
+#include "base/epf_alloc.h"
+#include "core/epf_dtype.h"
+#include "cpu/gemm/epf_convert.h"
+
+struct epf_layer_context {
+    epf_op *op;
+    epf_layout *layout;
+    bool is_kept;             /* the memories below are of the last forward pass */
+    int64_t intermediate;     /* I                                               */
+    epf_memory rows;          /* [R, H]   x, as received                         */
+    epf_memory row_weights;   /* [R]      routing weights, as received           */
+    epf_memory projected;     /* [R, 2 I] gate | up                              */
+    epf_memory activated;     /* [R, I]   h                                      */
+    epf_memory grad_rows;     /* [R, H]   dy, as received                        */
+    epf_memory grad_hidden;   /* [R, I]   dh                                     */
+    epf_memory grad_projected; /* [R, 2 I] dg | du                               */
+    epf_memory grad_weights;  /* [R]      dw                                     */
+};
+
+epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context)
+{
+    epf_layer_context *c;
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    EPF_CHECK_ARG(context != NULL, "context: NULL");
+    c = epf_alloc(1, sizeof *c);
+    if (c == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "layer context: %zu bytes", sizeof *c);
+    }
+    c->op = op;
+    *context = c;
+    return EPF_OK;
+}
+
+void epf_layer_context_destroy(epf_layer_context *c)
+{
+    if (c == NULL) {
+        return;
+    }
+    epf_layout_destroy(c->layout);
+    epf_free(c->rows.data);
+    epf_free(c->row_weights.data);
+    epf_free(c->projected.data);
+    epf_free(c->activated.data);
+    epf_free(c->grad_rows.data);
+    epf_free(c->grad_hidden.data);
+    epf_free(c->grad_projected.data);
+    epf_free(c->grad_weights.data);
+    epf_free(c);
+}
+
+const epf_layout *epf_layer_context_layout(const epf_layer_context *c)
+{
+    return c == NULL || c->layout == NULL || !c->layout->is_filled ? NULL : c->layout;
+}
+
+/* [R, columns] (columns > 0) or [R] in `memory`. */
+static epf_status reserve(const epf_layer_context *c, epf_memory *memory, int32_t dtype, int64_t columns,
+                          epf_tensor *tensor)
+{
+    const int64_t shape[2] = {c->layout->num_rows, columns};
+    const int64_t bytes = shape[0] * (columns > 0 ? columns : 1) * epf_dtype_bytes(dtype);
+    EPF_TRY(epf_memory_reserve(memory, epf_max64(bytes, 1), "layer context"));
+    *tensor = epf_tensor_of(memory->data, dtype, columns > 0 ? 2 : 1, shape);
+    return EPF_OK;
+}
+
+static epf_status find_intermediate(const epf_layer_weights *w, int64_t *intermediate)
+{
+    const int64_t columns = w->packed_w13 != NULL          ? w->packed_w13->n
+                            : epf_tensor_given(&w->w13) ? w->w13.shape[1]
+                                                           : 0;
+    EPF_CHECK_ARG(columns > 0 && columns % 16 == 0,
+                  "w13: %lld rows per expert, must be 2 I with I a positive multiple of 8",
+                  (long long)columns);
+    *intermediate = columns / 2;
+    return EPF_OK;
+}
+
+/* "<name>_<phase>" for the profiler; `text` holds it. */
+static epf_status profile_name(const char *name, const char *phase, char *text, size_t size)
+{
+    size_t used;
+    EPF_CHECK_ARG(name != NULL, "profile_file_name: NULL");
+    used = strlen(name);
+    EPF_CHECK_ARG(used + strlen(phase) + 1 <= size, "profile_file_name: longer than %zu characters",
+                  size - strlen(phase) - 1);
+    memcpy(text, name, used);
+    memcpy(text + used, phase, strlen(phase) + 1);
+    return EPF_OK;
+}
+
+enum { NAME_BYTES = 101 };
+
+static epf_status forward_dispatch(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *a)
+{
+    epf_dispatch_group_gemm_args d;
+    char name[NAME_BYTES];
+    EPF_TRY(epf_dispatch_group_gemm_args_init(&d));
+    d.layout = c->layout;
+    d.input = a->input;
+    d.weight = a->weight;
+    d.gemm_weight = a->weights.w13;
+    d.packed_weight = a->weights.packed_w13;
+    d.comm_buffer_id = a->comm_buffer_id;
+    d.num_tail_sms = a->num_tail_sms;
+    d.use_block_wise_barrier = a->use_block_wise_barrier;
+    d.activation = EPF_ACTIVATION_SWIGLU;
+    d.keep_gemm_output = a->keep_for_backward;
+    EPF_TRY(reserve(c, &c->activated, op->config.dtype, c->intermediate, &d.activation_output));
+    if (a->keep_for_backward) {
+        EPF_TRY(reserve(c, &c->projected, op->config.dtype, 2 * c->intermediate, &d.gemm_output_data));
+        EPF_TRY(reserve(c, &c->rows, op->config.dtype, op->shape.hidden, &d.dispatch_output));
+        EPF_TRY(reserve(c, &c->row_weights, op->config.weight_dtype, 0, &d.weight_recv));
+    }
+    if (a->enable_profiler) {
+        EPF_TRY(profile_name(a->profile_file_name, "_dispatch_group_gemm", name, sizeof name));
+        d.enable_profiler = true;
+        d.profile_file_name = name;
+    }
+    return epf_dispatch_group_gemm(op, &d, NULL);
+}
+
+static epf_status forward_combine(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *a)
+{
+    epf_group_gemm_combine_args g;
+    char name[NAME_BYTES];
+    EPF_TRY(epf_group_gemm_combine_args_init(&g));
+    g.layout = c->layout;
+    EPF_TRY(reserve(c, &c->activated, op->config.dtype, c->intermediate, &g.gemm_input_data));
+    g.gemm_weight = a->weights.w2;
+    g.packed_weight = a->weights.packed_w2;
+    g.comm_buffer_id = a->comm_buffer_id;
+    g.combine_mode = a->combine_mode;
+    g.combine_output = a->output;
+    if (a->enable_profiler) {
+        EPF_TRY(profile_name(a->profile_file_name, "_group_gemm_combine", name, sizeof name));
+        g.enable_profiler = true;
+        g.profile_file_name = name;
+    }
+    return epf_group_gemm_combine(op, &g, NULL);
+}
+
+/* What a forward pass can be refused for before any rank is told. */
+static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *a)
+{
+    const int64_t tokens = a->exp_indices.shape[0];
+    const epf_tensor_want output = {
+        "output", 2, {tokens, op->shape.hidden}, op->config.dtype, 0, false, false};
+    const epf_tensor_want input = {
+        "input", 2, {tokens, op->shape.hidden}, op->config.dtype, 0, false, false};
+    const epf_tensor_want weight = {
+        "weight", 2, {tokens, op->shape.topk}, op->config.weight_dtype, 0, false, false};
+    EPF_CHECK_ARG(epf_tensor_given(&a->exp_indices), "exp_indices: not given, but required");
+    EPF_TRY(epf_tensor_check(&a->input, &input));
+    EPF_TRY(epf_tensor_check(&a->weight, &weight));
+    EPF_TRY(epf_tensor_check(&a->output, &output));
+    EPF_CHECK_ARG(epf_tensor_given(&a->weights.w2) != (a->weights.packed_w2 != NULL),
+                  "w2, packed_w2: must be exactly one");
+    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL || a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
+                  "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
+    return epf_op_check_set(op, a->comm_buffer_id);
+}
+
+epf_status epf_layer_forward(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *args)
+{
+    epf_layer_forward_args a;
+    epf_preprocess_args p;
+    EPF_TRY(epf_op_check_ready(op, "epf_layer_forward"));
+    EPF_CHECK_ARG(c != NULL && c->op == op, "context: %s",
+                  c == NULL ? "NULL" : "belongs to another operator");
+    EPF_TRY(epf_struct_import(&epf_spec_forward_args, args, &a));
+    EPF_TRY(check_forward(op, &a));
+    EPF_TRY(find_intermediate(&a.weights, &c->intermediate));
+    c->is_kept = false;
+    EPF_TRY(epf_preprocess_args_init(&p));
+    p.exp_indices = a.exp_indices;
+    EPF_TRY(epf_preprocess(op, &p, &c->layout));
+    EPF_TRY(forward_dispatch(op, c, &a));
+    EPF_TRY(forward_combine(op, c, &a));
+    c->is_kept = a.keep_for_backward;
+    return EPF_OK;
+}
+
+/* One row backwards through h = silu(g) u w, all in fp32; `work` is [5 I]. */
+static float activation_backward(float *work, int64_t count, float weight)
+{
+    const float *const g = work;
+    const float *const u = work + count;
+    const float *const dh = work + 2 * count;
+    float *const dg = work + 3 * count;
+    float *const du = work + 4 * count;
+    double dw = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        const float sigmoid = 1.0f / (1.0f + expf(-g[i]));
+        const float silu = g[i] * sigmoid;
+        dw += (double)dh[i] * (double)silu * (double)u[i];
+        du[i] = dh[i] * silu * weight;
+        dg[i] = dh[i] * u[i] * weight * (sigmoid * (1.0f + g[i] * (1.0f - sigmoid)));
+    }
+    return (float)dw;
+}
+
+static epf_status activation_backward_rows(const epf_layer_context *c)
+{
+    const epf_dtype dtype = (epf_dtype)c->op->config.dtype;
+    const epf_dtype weight_dtype = (epf_dtype)c->op->config.weight_dtype;
+    const int64_t count = c->intermediate;
+    const int64_t bytes = epf_dtype_bytes(dtype);
+    const int64_t weight_bytes = epf_dtype_bytes(weight_dtype);
+    float *const work = epf_alloc(5 * (size_t)count, sizeof *work);
+    if (work == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "layer backward: %lld floats", (long long)(5 * count));
+    }
+    for (int64_t row = 0; row < c->layout->num_rows; row++) {
+        uint8_t *const out = (uint8_t *)c->grad_projected.data + row * 2 * count * bytes;
+        float weight;
+        float dw;
+        epf_convert_to_f32(work, (uint8_t *)c->projected.data + row * 2 * count * bytes, dtype, 2 * count);
+        epf_convert_to_f32(work + 2 * count, (uint8_t *)c->grad_hidden.data + row * count * bytes, dtype,
+                           count);
+        epf_convert_to_f32(&weight, (uint8_t *)c->row_weights.data + row * weight_bytes, weight_dtype, 1);
+        dw = activation_backward(work, count, weight);
+        epf_convert_from_f32(out, work + 3 * count, dtype, 2 * count);
+        epf_convert_from_f32((uint8_t *)c->grad_weights.data + row * weight_bytes, &dw, weight_dtype, 1);
+    }
+    epf_free(work);
+    return EPF_OK;
+}
+
+static epf_status backward_dispatch(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *a)
+{
+    epf_dispatch_group_gemm_args d;
+    EPF_TRY(epf_dispatch_group_gemm_args_init(&d));
+    d.layout = c->layout;
+    d.input = a->grad_output;
+    d.packed_weight = a->packed_w2_backward;
+    if (d.packed_weight == NULL) {
+        d.gemm_weight = a->w2;
+        d.gemm_weight_reduce_last_dim = false;
+    }
+    d.comm_buffer_id = a->comm_buffer_id;
+    d.use_block_wise_barrier = true;
+    EPF_TRY(reserve(c, &c->grad_hidden, op->config.dtype, c->intermediate, &d.gemm_output_data));
+    if (epf_tensor_given(&a->grad_w2)) {
+        EPF_TRY(reserve(c, &c->grad_rows, op->config.dtype, op->shape.hidden, &d.dispatch_output));
+    }
+    return epf_dispatch_group_gemm(op, &d, NULL);
+}
+
+/* The gradient of w2 alone: tasks of this rank only, no peer takes part. */
+static epf_status gradient_w2(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *a)
+{
+    epf_group_gemm_combine_args g;
+    epf_gemm_knobs knobs;
+    epf_call call;
+    epf_fault fault;
+    if (!epf_tensor_given(&a->grad_w2)) {
+        return EPF_OK;
+    }
+    EPF_TRY(epf_group_gemm_combine_args_init(&g));
+    EPF_TRY(reserve(c, &c->grad_rows, op->config.dtype, op->shape.hidden, &g.grad_output));
+    EPF_TRY(reserve(c, &c->activated, op->config.dtype, c->intermediate, &g.orig_input));
+    g.grad_weight = a->grad_w2;
+    EPF_TRY(epf_grad_check(op, c->layout, &g));
+    memset(&knobs, 0, sizeof knobs);
+    knobs.group_size_m = 1;
+    knobs.num_warps = 1;
+    /* The epoch of the dispatch before: it took no tickets for gradients, and peers need not know. */
+    epf_op_fill_call(op, &op->sets[a->comm_buffer_id], &call);
+    call.phase.kind = EPF_PHASE_GRAD;
+    epf_phase_fill(c->layout, NULL, &knobs, &call);
+    epf_grad_fill(&g, &call);
+    memset(&fault, 0, sizeof fault);
+    return epf_exec_run(op->exec, &call, NULL, &fault) == EPF_OK ? EPF_OK : epf_op_fail(op, &fault);
+}
+
+static epf_status backward_combine(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *a)
+{
+    epf_group_gemm_combine_args g;
+    EPF_TRY(epf_group_gemm_combine_args_init(&g));
+    g.layout = c->layout;
+    EPF_TRY(reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &g.gemm_input_data));
+    EPF_TRY(reserve(c, &c->grad_weights, op->config.weight_dtype, 0, &g.gate_input));
+    g.packed_weight = a->packed_w13_backward;
+    if (g.packed_weight == NULL) {
+        g.gemm_weight = a->w13;
+        g.gemm_weight_reduce_last_dim = false;
+    }
+    g.comm_buffer_id = a->comm_buffer_id;
+    g.combine_mode = a->combine_mode;
+    g.combine_output = a->grad_input;
+    g.output_gate = a->grad_weight;
+    if (epf_tensor_given(&a->grad_w13)) {
+        g.grad_output = g.gemm_input_data;
+        EPF_TRY(reserve(c, &c->rows, op->config.dtype, op->shape.hidden, &g.orig_input));
+        g.grad_weight = a->grad_w13;
+    }
+    return epf_group_gemm_combine(op, &g, NULL);
+}
+
+/* What a backward pass can be refused for before any rank is told. */
+static epf_status check_backward(const epf_op *op, const epf_layer_context *c,
+                                 const epf_layer_backward_args *a)
+{
+    const int64_t num_local = op->shape.num_local;
+    const int64_t hidden = op->shape.hidden;
+    const int64_t tokens = c->layout->num_tokens;
+    const int32_t dtype = op->config.dtype;
+    const epf_tensor_want wants[] = {
+        {"grad_output", 2, {tokens, hidden}, dtype, 0, false, false},
+        {"grad_input", 2, {tokens, hidden}, dtype, 0, false, false},
+        {"grad_weight", 2, {tokens, op->shape.topk}, op->config.weight_dtype, 0, false, false},
+        {"w13", 3, {num_local, 2 * c->intermediate, hidden}, dtype, 0, a->packed_w13_backward != NULL, false},
+        {"w2", 3, {num_local, hidden, c->intermediate}, dtype, 0, a->packed_w2_backward != NULL, false},
+        {"grad_w13", 3, {num_local, 2 * c->intermediate, hidden}, dtype, EPF_DTYPE_F32, true, false},
+        {"grad_w2", 3, {num_local, hidden, c->intermediate}, dtype, EPF_DTYPE_F32, true, false},
+    };
+    const epf_tensor *const tensors[] = {&a->grad_output, &a->grad_input, &a->grad_weight, &a->w13,
+                                         &a->w2,          &a->grad_w13,   &a->grad_w2};
+    for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
+        EPF_TRY(epf_tensor_check(tensors[i], &wants[i]));
+    }
+    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL || a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
+                  "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
+    return epf_op_check_set(op, a->comm_buffer_id);
+}
+
+epf_status epf_layer_backward(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *args)
+{
+    epf_layer_backward_args a;
+    epf_tensor unused;
+    EPF_TRY(epf_op_check_ready(op, "epf_layer_backward"));
+    EPF_CHECK_ARG(c != NULL && c->op == op, "context: %s",
+                  c == NULL ? "NULL" : "belongs to another operator");
+    if (!c->is_kept) {
+        return EPF_FAIL(EPF_E_STATE, "context: holds no forward pass kept for backward");
+    }
+    EPF_TRY(epf_struct_import(&epf_spec_backward_args, args, &a));
+    EPF_TRY(check_backward(op, c, &a));
+    EPF_TRY(backward_dispatch(op, c, &a));
+    EPF_TRY(reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &unused));
+    EPF_TRY(reserve(c, &c->grad_weights, op->config.weight_dtype, 0, &unused));
+    EPF_TRY(activation_backward_rows(c));
+    EPF_TRY(gradient_w2(op, c, &a));
+    return backward_combine(op, c, &a);
+}

@@ -1,0 +1,179 @@
+/* epf_layout.c: the arrays of a layout, and its tile tables. */
+#include "api/epf_layout.h"
+
+#include <string.h>
+
+#include "base/epf_alloc.h"
+#include "core/epf_route.h"
+
+enum { DEFAULT_BLOCK_M = 128 };
+
+/* [count] entries of -1, or NULL. */
+static int32_t *alloc_unset(int64_t count)
+{
+    int32_t *const array = epf_alloc((size_t)count, sizeof *array);
+    for (int64_t i = 0; array != NULL && i < count; i++) {
+        array[i] = -1;
+    }
+    return array;
+}
+
+epf_status epf_layout_create(epf_op *op, epf_layout **out)
+{
+    const epf_shape *const s = &op->shape;
+    const int64_t slots = epf_shape_max_slots(s);
+    const size_t num_ranks = (size_t)s->num_ranks;
+    const size_t num_experts = (size_t)s->num_experts;
+    epf_layout *const l = epf_alloc(1, sizeof *l);
+    if (l == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %zu bytes", sizeof *l);
+    }
+    l->op = op;
+    l->topk_idx = alloc_unset(slots);
+    l->dst_row = alloc_unset(slots);
+    l->sort_slots = alloc_unset(slots);
+    l->counts = epf_alloc(num_ranks * num_experts, sizeof *l->counts);
+    l->send_begin = epf_alloc(num_experts + 1, sizeof *l->send_begin);
+    l->cursor = epf_alloc(num_experts, sizeof *l->cursor);
+    l->tokens = epf_alloc(num_experts, sizeof *l->tokens);
+    l->offset = epf_alloc(num_experts * num_ranks, sizeof *l->offset);
+    l->recv = epf_alloc(num_ranks, sizeof *l->recv);
+    l->input = epf_alloc(num_ranks, sizeof *l->input);
+    l->row_offset = epf_alloc((size_t)s->num_local + 1, sizeof *l->row_offset);
+    l->tile_offset = epf_alloc((size_t)s->num_local + 1, sizeof *l->tile_offset);
+    if (op->config.need_reversed_token_scatter_idx) {
+        l->row_source_rows = epf_shape_max_rows(s);
+        l->row_source = alloc_unset(2 * l->row_source_rows);
+    } else {
+        l->row_source = epf_alloc(2, sizeof *l->row_source);
+    }
+    if (l->topk_idx == NULL || l->dst_row == NULL || l->sort_slots == NULL || l->counts == NULL ||
+        l->send_begin == NULL || l->cursor == NULL || l->tokens == NULL || l->offset == NULL ||
+        l->recv == NULL || l->input == NULL || l->row_offset == NULL || l->tile_offset == NULL ||
+        l->row_source == NULL) {
+        epf_layout_destroy(l);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %lld slots, %d experts, %d ranks", (long long)slots,
+                        s->num_experts, s->num_ranks);
+    }
+    *out = l;
+    return EPF_OK;
+}
+
+void epf_layout_destroy(epf_layout *l)
+{
+    if (l == NULL) {
+        return;
+    }
+    epf_free(l->topk_idx);
+    epf_free(l->dst_row);
+    epf_free(l->sort_slots);
+    epf_free(l->row_source);
+    epf_free(l->counts);
+    epf_free(l->send_begin);
+    epf_free(l->cursor);
+    epf_free(l->tokens);
+    epf_free(l->offset);
+    epf_free(l->recv);
+    epf_free(l->input);
+    epf_free(l->row_offset);
+    epf_free(l->tile_offset);
+    for (size_t i = 0; i < sizeof l->tables / sizeof l->tables[0]; i++) {
+        epf_free(l->tables[i]);
+    }
+    epf_free(l);
+}
+
+epf_status epf_layout_reserve_rows(epf_layout *l, int64_t rows)
+{
+    if (rows <= l->row_source_rows) {
+        return EPF_OK;
+    }
+    epf_free(l->row_source);
+    l->row_source_rows = 0;
+    l->row_source = epf_alloc((size_t)rows, 2 * sizeof *l->row_source);
+    if (l->row_source == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %lld rows", (long long)rows);
+    }
+    l->row_source_rows = rows;
+    return EPF_OK;
+}
+
+static epf_status reserve_tiles(epf_layout *l, int64_t num_tiles)
+{
+    if (num_tiles <= l->max_tiles) {
+        return EPF_OK;
+    }
+    l->max_tiles = 0;
+    for (size_t i = 0; i < sizeof l->tables / sizeof l->tables[0]; i++) {
+        epf_free(l->tables[i]);
+        l->tables[i] = epf_alloc((size_t)num_tiles, sizeof *l->tables[i]);
+        if (l->tables[i] == NULL) {
+            return EPF_FAIL(EPF_E_NO_MEMORY, "layout: tables of %lld tiles", (long long)num_tiles);
+        }
+    }
+    l->max_tiles = num_tiles;
+    return EPF_OK;
+}
+
+epf_status epf_layout_tile(epf_layout *l, int32_t block_m)
+{
+    const epf_shape *const s = &l->op->shape;
+    const int32_t *const rows = l->tokens + (int64_t)l->op->comm->rank * s->num_local;
+    const int32_t wanted = block_m == EPF_AUTO ? DEFAULT_BLOCK_M : block_m;
+    if (l->block_m == wanted) {
+        return EPF_OK;
+    }
+    l->block_m = 0;
+    l->num_tiles = epf_route_tiles(rows, s->num_local, wanted, l->row_offset, l->tile_offset);
+    EPF_TRY(reserve_tiles(l, epf_max64(l->num_tiles, 1)));
+    for (int32_t e = 0; e < s->num_local; e++) {
+        for (int32_t t = l->tile_offset[e]; t < l->tile_offset[e + 1]; t++) {
+            l->tables[EPF_TABLE_EXPERT_IDS][t] = e;
+            l->tables[EPF_TABLE_SPLIT_SIZE_CUM][t] = l->row_offset[e];
+            l->tables[EPF_TABLE_TILE_NUM][t] = l->tile_offset[e + 1] - l->tile_offset[e];
+            l->tables[EPF_TABLE_TILE_NUM_CUM][t] = l->tile_offset[e + 1];
+        }
+    }
+    l->block_m = wanted;
+    return EPF_OK;
+}
+
+epf_status epf_layout_check(const epf_layout *layout, const epf_op *op)
+{
+    EPF_CHECK_ARG(layout != NULL, "layout: NULL");
+    EPF_CHECK_ARG(layout->op == op, "layout: belongs to another operator");
+    if (!layout->is_filled) {
+        return EPF_FAIL(EPF_E_STATE, "layout: its last epf_preprocess() failed");
+    }
+    return EPF_OK;
+}
+
+epf_status epf_layout_get(const epf_layout *l, epf_layout_view *view)
+{
+    EPF_CHECK_ARG(l != NULL, "layout: NULL");
+    EPF_CHECK_ARG(view != NULL, "view: NULL");
+    EPF_TRY(epf_layout_check(l, l->op));
+    memset(view, 0, sizeof *view);
+    view->num_dispatch_token_cur_rank = l->num_tokens;
+    view->num_recv_rows = l->num_rows;
+    view->max_recv_rows = l->max_rows;
+    view->recv_buf_offset_per_expert = l->offset;
+    view->recv_buf_tokens_per_expert = l->tokens;
+    view->num_recv_tokens_per_rank = l->recv;
+    view->num_input_tokens_per_rank = l->input;
+    view->topk_indices_tensor = l->topk_idx;
+    view->token_dst_scatter_idx = l->dst_row;
+    view->token_sort_indices = l->sort_slots;
+    view->reversed_token_scatter_idx =
+        l->op->config.need_reversed_token_scatter_idx ? l->row_source : NULL;
+    view->block_m = l->block_m;
+    view->num_tiles_total = l->num_tiles;
+    view->expert_ids = l->tables[EPF_TABLE_EXPERT_IDS];
+    view->split_size = l->tokens + (int64_t)l->op->comm->rank * l->op->shape.num_local;
+    view->split_size_cum = l->tables[EPF_TABLE_SPLIT_SIZE_CUM];
+    view->split_size_cum_per_expert = l->row_offset;
+    view->tile_num = l->tables[EPF_TABLE_TILE_NUM];
+    view->tile_num_cum = l->tables[EPF_TABLE_TILE_NUM_CUM];
+    view->expert_tile_offset = l->tile_offset;
+    return EPF_OK;
+}

@@ -1,0 +1,361 @@
+/* epf_op.c: making, ending and resetting an operator. */
+#include "api/epf_op.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "api/epf_group.h"
+#include "api/epf_spec.h"
+#include "base/epf_alloc.h"
+#include "comm/epf_place.h"
+#include "core/epf_dtype.h"
+
+enum { MAX_TOPK = 32, MAX_WORKERS = 1024, MAX_BLOCK_N = 4096 };
+
+static epf_status check_types(const epf_op_config *c)
+{
+    EPF_CHECK_ARG(c->backend == EPF_BACKEND_CPU, "backend: %d, must be %d (CPU)", c->backend,
+                  (int)EPF_BACKEND_CPU);
+    EPF_CHECK_ARG(epf_dtype_is_token(c->dtype), "dtype: %s (%d), must be bf16, fp16 or fp32",
+                  epf_dtype_name(c->dtype), c->dtype);
+    EPF_CHECK_ARG(c->weight_dtype == EPF_DTYPE_F32 || c->weight_dtype == EPF_DTYPE_BF16,
+                  "weight_dtype: %s (%d), must be fp32 or bf16", epf_dtype_name(c->weight_dtype),
+                  c->weight_dtype);
+    EPF_CHECK_ARG(c->gemm_library >= EPF_GEMM_LIBRARY_AUTO && c->gemm_library <= EPF_GEMM_LIBRARY_PORTABLE,
+                  "gemm_library: %d, must be 0..%d", c->gemm_library, (int)EPF_GEMM_LIBRARY_PORTABLE);
+    return EPF_OK;
+}
+
+static epf_status check_config(const epf_op_config *c, int32_t num_ranks)
+{
+    EPF_CHECK_ARG(c->max_tokens >= 1, "max_tokens: %d, must be at least 1", c->max_tokens);
+    EPF_CHECK_ARG(c->hidden >= 8 && c->hidden % 8 == 0, "hidden: %d, must be a positive multiple of 8",
+                  c->hidden);
+    EPF_CHECK_ARG(c->topk >= 1 && c->topk <= MAX_TOPK, "topk: %d, must be 1..%d", c->topk,
+                  (int)MAX_TOPK);
+    EPF_CHECK_ARG(c->num_tot_experts >= 1 && c->num_tot_experts % num_ranks == 0,
+                  "num_tot_experts: %d, must be a positive multiple of the %d ranks",
+                  c->num_tot_experts, num_ranks);
+    EPF_CHECK_ARG((int64_t)c->max_tokens * c->topk <= INT32_MAX / num_ranks,
+                  "max_tokens: %d with topk %d and %d ranks is more than 2^31 - 1 rows", c->max_tokens,
+                  c->topk, num_ranks);
+    EPF_CHECK_ARG(c->duplicate_comm_buffer >= 1 && c->duplicate_comm_buffer <= EPF_MAX_BUFFER_SETS,
+                  "duplicate_comm_buffer: %d, must be 1..%d", c->duplicate_comm_buffer,
+                  (int)EPF_MAX_BUFFER_SETS);
+    EPF_CHECK_ARG(isfinite(c->capacity) && c->capacity > 0.0, "capacity: %g, must be above 0",
+                  c->capacity);
+    EPF_CHECK_ARG(c->fwd_gemm_block_size_n >= 8 && c->fwd_gemm_block_size_n <= MAX_BLOCK_N &&
+                      c->fwd_gemm_block_size_n % 8 == 0,
+                  "fwd_gemm_block_size_n: %d, must be a multiple of 8 in 8..%d",
+                  c->fwd_gemm_block_size_n, (int)MAX_BLOCK_N);
+    EPF_CHECK_ARG(c->num_workers >= EPF_AUTO && c->num_workers <= MAX_WORKERS,
+                  "num_workers: %d, must be 0..%d", c->num_workers, (int)MAX_WORKERS);
+    EPF_CHECK_ARG(c->num_sm >= EPF_AUTO, "num_sm: %d, must be at least 0", c->num_sm);
+    EPF_CHECK_ARG(c->sm_margin >= 0, "sm_margin: %d, must be at least 0", c->sm_margin);
+    return check_types(c);
+}
+
+/* What all ranks must have alike, field by field, in one comparable form. */
+typedef struct agreement {
+    int32_t status;
+    int32_t fields[9];
+    double capacity;
+} agreement;
+
+static const char *const agreed_names[] = {"backend",      "max_tokens", "hidden",
+                                           "topk",         "num_tot_experts", "dtype",
+                                           "weight_dtype", "duplicate_comm_buffer", "lazy"};
+
+static void fill_agreement(const epf_op_config *c, epf_status mine, agreement *a)
+{
+    const int32_t fields[] = {c->backend, c->max_tokens,   c->hidden,
+                              c->topk,    c->num_tot_experts, c->dtype,
+                              c->weight_dtype, c->duplicate_comm_buffer, c->lazy ? 1 : 0};
+    memset(a, 0, sizeof *a);
+    a->status = mine;
+    memcpy(a->fields, fields, sizeof fields);
+    a->capacity = c->capacity;
+    if (c->allow_regrow) {
+        a->fields[8] |= 2;
+    }
+}
+
+static epf_status compare_agreements(const agreement *all, int32_t num_ranks)
+{
+    for (int32_t r = 0; r < num_ranks; r++) {
+        if (all[r].status != EPF_OK) {
+            return EPF_FAIL((epf_status)all[r].status, "rank %d: its operator's config is refused", r);
+        }
+    }
+    for (int32_t r = 1; r < num_ranks; r++) {
+        for (size_t f = 0; f < sizeof agreed_names / sizeof agreed_names[0]; f++) {
+            EPF_CHECK_ARG(all[r].fields[f] == all[0].fields[f],
+                          "%s: %d on rank 0, %d on rank %d, must be equal", agreed_names[f],
+                          all[0].fields[f], all[r].fields[f], r);
+        }
+        EPF_CHECK_ARG(fabs(all[r].capacity - all[0].capacity) <= 0.0,
+                      "capacity: %g on rank 0, %g on rank %d, must be equal", all[0].capacity,
+                      all[r].capacity, r);
+    }
+    return EPF_OK;
+}
+
+/* All ranks find the same error, or none. */
+static epf_status agree(epf_comm *comm, const epf_op_config *config, epf_status mine)
+{
+    agreement own;
+    agreement *const all = epf_alloc((size_t)comm->num_ranks, sizeof *all);
+    epf_status st;
+    if (all == NULL && mine == EPF_OK) {
+        mine = EPF_FAIL(EPF_E_NO_MEMORY, "operator: %d configs", comm->num_ranks);
+    }
+    if (all == NULL) {
+        return epf_comm_agree(comm, mine); /* peers gather a larger thing and find the mismatch */
+    }
+    fill_agreement(config, mine, &own);
+    st = epf_comm_all_gather(comm, &own, all, sizeof own);
+    if (st == EPF_OK) {
+        st = mine != EPF_OK ? mine : compare_agreements(all, comm->num_ranks);
+    }
+    epf_free(all);
+    return st;
+}
+
+static epf_status make_exec(epf_op *op)
+{
+    epf_exec_config config = {op->comm, op->config.num_workers, NULL, 0};
+    epf_topology *topology = NULL;
+    epf_place place;
+    epf_status st;
+    memset(&place, 0, sizeof place);
+    EPF_TRY(epf_topology_read("/sys/devices/system", &topology));
+    st = epf_place_rank(topology, op->comm->rank, op->comm->num_ranks, &place);
+    epf_topology_free(topology);
+    if (st != EPF_OK) {
+        return st;
+    }
+    if (config.num_workers == EPF_AUTO) {
+        config.num_workers = op->comm->num_ranks >= 1 && place.num_cores > 0 ? place.num_cores : 1;
+        config.num_workers += op->config.sm_margin; /* AUTO counts the workers that work */
+    }
+    if (op->config.pin_workers) {
+        config.cpus = place.cpus;
+        config.num_cpus = place.num_cpus;
+    }
+    st = epf_exec_create(&config, &op->exec);
+    epf_place_release(&place);
+    return st;
+}
+
+static epf_status check_workers(const epf_op *op)
+{
+    const int32_t workers = epf_exec_num_workers(op->exec);
+    EPF_CHECK_ARG(op->config.sm_margin < workers, "sm_margin: %d, must be below the %d workers",
+                  op->config.sm_margin, workers);
+    EPF_CHECK_ARG(op->config.num_sm <= workers - op->config.sm_margin,
+                  "num_sm: %d, must be at most %d: the %d workers less sm_margin %d", op->config.num_sm,
+                  workers - op->config.sm_margin, workers, op->config.sm_margin);
+    return EPF_OK;
+}
+
+static void make_shape(epf_op *op)
+{
+    const epf_op_config *const c = &op->config;
+    const int32_t num_ranks = op->comm->num_ranks;
+    const double share = c->capacity < num_ranks ? c->capacity : (double)num_ranks;
+    int64_t rows;
+    op->shape.num_ranks = num_ranks;
+    op->shape.num_experts = c->num_tot_experts;
+    op->shape.num_local = c->num_tot_experts / num_ranks;
+    op->shape.topk = c->topk;
+    op->shape.hidden = c->hidden;
+    op->shape.max_tokens = c->max_tokens;
+    op->shape.token_bytes = epf_dtype_bytes(c->dtype);
+    op->shape.weight_bytes = epf_dtype_bytes(c->weight_dtype);
+    epf_control_map_make(&op->shape, &op->control_map);
+    rows = (int64_t)ceil((double)epf_shape_max_slots(&op->shape) * share);
+    for (int32_t i = 0; i < c->duplicate_comm_buffer; i++) {
+        epf_set_map_make(&op->shape, epf_max64(rows, 1), &op->sets[i].map);
+    }
+}
+
+static epf_status prepare(epf_op *op, const epf_op_config *user)
+{
+    EPF_TRY(epf_struct_import(&epf_spec_op_config, user, &op->config));
+    EPF_TRY(check_config(&op->config, op->comm->num_ranks));
+    make_shape(op);
+    EPF_TRY(make_exec(op));
+    return check_workers(op);
+}
+
+epf_status epf_op_create(epf_group *group, const epf_op_config *config, epf_op **out)
+{
+    epf_status st;
+    epf_op *op;
+    EPF_CHECK_ARG(group != NULL, "group: NULL");
+    EPF_CHECK_ARG(out != NULL, "op: NULL");
+    op = epf_alloc(1, sizeof *op);
+    if (op == NULL) {
+        return epf_comm_agree(group->comm, EPF_FAIL(EPF_E_NO_MEMORY, "operator: %zu bytes", sizeof *op));
+    }
+    op->comm = group->comm;
+    st = prepare(op, config);
+    EPF_TRY_GOTO(agree(op->comm, &op->config, st), err_op);
+    if (!op->config.lazy) {
+        EPF_TRY_GOTO(epf_op_sync(op), err_op);
+    }
+    *out = op;
+    return EPF_OK;
+
+err_op:
+    epf_op_destroy(op);
+    return st;
+}
+
+epf_status epf_op_check_ready(const epf_op *op, const char *function)
+{
+    EPF_CHECK_ARG(op != NULL, "%s: op is NULL", function);
+    if (op->is_finalized) {
+        return EPF_FAIL(EPF_E_STATE, "%s: the operator was finalized", function);
+    }
+    if (op->control == NULL) {
+        return EPF_FAIL(EPF_E_STATE, "%s: a lazy operator needs epf_op_sync() first", function);
+    }
+    if (op->fault.status != EPF_OK) {
+        return EPF_FAIL(EPF_E_STATE, "%s: after %s on rank %d the operator needs epf_op_reset()",
+                        function, epf_status_name((epf_status)op->fault.status), op->fault.rank);
+    }
+    return EPF_OK;
+}
+
+epf_status epf_op_check_set(const epf_op *op, int32_t comm_buffer_id)
+{
+    EPF_CHECK_ARG(comm_buffer_id >= 0 && comm_buffer_id < op->config.duplicate_comm_buffer,
+                  "comm_buffer_id: %d, must be 0..%d", comm_buffer_id,
+                  op->config.duplicate_comm_buffer - 1);
+    return EPF_OK;
+}
+
+static const char *object_name(int32_t object)
+{
+    switch (object) {
+#define X(name, text) \
+    case (name):      \
+        return (text);
+        EPF_OBJECT_MAP(X)
+#undef X
+    default:
+        return "unknown";
+    }
+}
+
+epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
+{
+    op->fault = *fault;
+    if (fault->object == EPF_OBJECT_NONE) {
+        return EPF_FAIL((epf_status)fault->status, "rank %d, worker %d: %s", fault->rank, fault->worker,
+                        epf_status_text((epf_status)fault->status));
+    }
+    return EPF_FAIL((epf_status)fault->status,
+                    "rank %d, worker %d: waited for %s[%lld] of rank %d, expected epoch %u count %u, saw "
+                    "epoch %u count %u",
+                    fault->rank, fault->worker, object_name(fault->object), (long long)fault->index,
+                    fault->peer, epf_word_epoch(fault->expected), epf_word_low(fault->expected),
+                    epf_word_epoch(fault->seen), epf_word_low(fault->seen));
+}
+
+epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record)
+{
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    EPF_CHECK_ARG(record != NULL, "record: NULL");
+    memset(record, 0, sizeof *record);
+    record->status = op->fault.status;
+    record->rank = op->fault.rank;
+    record->worker = op->fault.worker;
+    record->object = object_name(op->fault.object);
+    record->peer = op->fault.status == EPF_OK ? -1 : op->fault.peer;
+    record->index = op->fault.index;
+    record->expected = op->fault.expected;
+    record->seen = op->fault.seen;
+    return EPF_OK;
+}
+
+void epf_op_fill_call(const epf_op *op, const epf_buffer_set *set, epf_call *call)
+{
+    memset(call, 0, sizeof *call);
+    call->shape = op->shape;
+    call->control_map = op->control_map;
+    call->set_map = set->map;
+    call->rank = op->comm->rank;
+    call->dtype = op->config.dtype;
+    call->weight_dtype = op->config.weight_dtype;
+    call->gemm_kind = op->config.gemm_library;
+    call->control = op->control->base;
+    call->set = set->window->base;
+    call->phase.epoch = op->epoch;
+    call->phase.num_ranks = op->shape.num_ranks;
+    call->phase.num_workers = epf_exec_num_workers(op->exec) - op->config.sm_margin;
+}
+
+void epf_op_signal_entered(const epf_call *call)
+{
+    for (int32_t r = 0; r < call->shape.num_ranks; r++) {
+        epf_store_release_sys_u64(
+            epf_call_control_word(call, r, call->control_map.entered, call->rank),
+            epf_word(call->phase.epoch, (uint32_t)call->phase.kind));
+    }
+}
+
+static void zero_own_words(epf_op *op)
+{
+    const int32_t rank = op->comm->rank;
+    memset(op->control->base[rank], 0, (size_t)op->control_map.posted_head);
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        memset(op->sets[i].window->base[rank], 0, (size_t)op->sets[i].map.recv_weight);
+    }
+    epf_exec_zero(op->exec);
+    op->epoch = 0;
+    op->num_preprocess = 0;
+}
+
+epf_status epf_op_reset(epf_op *op)
+{
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    if (op->is_finalized || op->control == NULL) {
+        return EPF_FAIL(EPF_E_STATE, "epf_op_reset: the operator holds no memory");
+    }
+    EPF_TRY(epf_comm_reset(op->comm));
+    EPF_TRY(epf_comm_barrier(op->comm)); /* nobody is in a call any more */
+    zero_own_words(op);
+    EPF_TRY(epf_comm_barrier(op->comm)); /* nobody starts before all are clean */
+    memset(&op->fault, 0, sizeof op->fault);
+    return EPF_OK;
+}
+
+epf_status epf_op_next_epoch(epf_op *op)
+{
+    if (op->epoch >= EPF_EPOCH_LAST) {
+        EPF_TRY(epf_comm_barrier(op->comm));
+        zero_own_words(op);
+        EPF_TRY(epf_comm_barrier(op->comm));
+    }
+    op->epoch++;
+    return EPF_OK;
+}
+
+epf_status epf_op_barrier(epf_op *op)
+{
+    epf_call call;
+    epf_fault fault;
+    epf_need need;
+    EPF_TRY(epf_op_check_ready(op, "epf_op_barrier"));
+    EPF_TRY(epf_op_next_epoch(op));
+    epf_op_fill_call(op, &op->sets[0], &call);
+    for (int32_t r = 0; r < call.shape.num_ranks; r++) {
+        epf_store_release_sys_u64(epf_call_control_word(&call, r, call.control_map.barrier, call.rank),
+                                  epf_word(call.phase.epoch, 0));
+    }
+    need = epf_phase_need_word(&call.phase, EPF_OBJECT_BARRIER, 0);
+    need.end = call.shape.num_ranks;
+    return epf_exec_wait(op->exec, &call, &need, &fault) == EPF_OK ? EPF_OK : epf_op_fail(op, &fault);
+}

@@ -1,0 +1,68 @@
+/*
+ * epf_op.h: inside of the operator, and what its files share.
+ */
+#ifndef EPF_OP_H
+#define EPF_OP_H
+
+#include "api/epf_args.h"
+#include "comm/epf_comm.h"
+#include "core/epf_call.h"
+#include "cpu/epf_exec.h"
+#include "epfuse/epfuse.h"
+
+enum { EPF_MAX_BUFFER_SETS = 8 };
+
+/* Host memory of the operator that grows and is kept. */
+typedef struct epf_memory {
+    void *data;
+    int64_t bytes;
+} epf_memory;
+
+typedef struct epf_buffer_set {
+    epf_set_map map;
+    epf_window *window;      /* NULL until sync                                */
+    epf_memory gemm_output;  /* results for which the caller brought no tensor */
+    epf_memory combine_output;
+    epf_memory output_gate;
+} epf_buffer_set;
+
+struct epf_op {
+    epf_comm *comm;
+    epf_op_config config;
+    epf_shape shape;
+    epf_control_map control_map;
+    epf_window *control;     /* NULL until sync                                */
+    epf_buffer_set sets[EPF_MAX_BUFFER_SETS];
+    epf_exec *exec;
+    epf_memory staged;       /* [R, H] of combine with scatter workers         */
+    uint32_t epoch;          /* of the last collective call                    */
+    uint32_t num_preprocess; /* its low bit: which half of posted is used next */
+    bool is_finalized;
+    epf_fault fault;         /* status 0: none                                 */
+};
+
+/* EPF_E_STATE unless collective calls are possible now. */
+epf_status epf_op_check_ready(const epf_op *op, const char *function);
+
+/* comm_buffer_id within what the operator has. */
+epf_status epf_op_check_set(const epf_op *op, int32_t comm_buffer_id);
+
+/* The next epoch; in the rare case that it would wrap, meets all ranks and starts again. */
+epf_status epf_op_next_epoch(epf_op *op);
+
+/* What every call of this operator and set has in common. */
+void epf_op_fill_call(const epf_op *op, const epf_buffer_set *set, epf_call *call);
+
+/* Tells all ranks that this one is in the call: its buffers may be written. */
+void epf_op_signal_entered(const epf_call *call);
+
+/* Remembers what ended a call and says it; returns its status. */
+epf_status epf_op_fail(epf_op *op, const epf_fault *fault);
+
+/* Grows a set to hold the layout's rows.  Collective where it grows. */
+epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, int64_t max_recv_rows);
+
+/* At least `bytes` in `memory`; what was there is gone if it grows. */
+epf_status epf_memory_reserve(epf_memory *memory, int64_t bytes, const char *name);
+
+#endif

@@ -1,0 +1,220 @@
+/* epf_op_memory.c: the operator's symmetric memory: taking, growing, showing and giving it back. */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/epf_op.h"
+#include "base/epf_alloc.h"
+
+enum { REGROW_ROWS = 1024 };
+
+static void release_windows(epf_op *op)
+{
+    for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
+        epf_comm_window_destroy(op->comm, op->sets[i].window);
+        op->sets[i].window = NULL;
+    }
+    epf_comm_window_destroy(op->comm, op->control);
+    op->control = NULL;
+}
+
+epf_status epf_op_sync(epf_op *op)
+{
+    epf_status st;
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    if (op->is_finalized) {
+        return EPF_FAIL(EPF_E_STATE, "epf_op_sync: the operator was finalized");
+    }
+    if (op->control != NULL) {
+        return EPF_OK;
+    }
+    EPF_TRY(epf_comm_window_create(op->comm, (uint64_t)op->control_map.total_bytes, &op->control));
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        EPF_TRY_GOTO(epf_comm_window_create(op->comm, (uint64_t)op->sets[i].map.total_bytes,
+                                            &op->sets[i].window),
+                     err_windows);
+    }
+    return EPF_OK;
+
+err_windows: /* the same on all ranks */
+    release_windows(op);
+    return st;
+}
+
+epf_status epf_op_materialize(epf_op *op)
+{
+    return epf_op_sync(op);
+}
+
+epf_status epf_op_finalize(epf_op *op)
+{
+    epf_status st = EPF_OK;
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    if (op->is_finalized) {
+        return EPF_OK;
+    }
+    if (op->control != NULL && op->fault.status == EPF_OK) {
+        st = epf_comm_barrier(op->comm); /* peers may still read what we pushed or they pull */
+    }
+    release_windows(op);
+    op->is_finalized = true;
+    return st;
+}
+
+void epf_op_destroy(epf_op *op)
+{
+    if (op == NULL) {
+        return;
+    }
+    epf_exec_destroy(op->exec);
+    release_windows(op);
+    for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
+        epf_free(op->sets[i].gemm_output.data);
+        epf_free(op->sets[i].combine_output.data);
+        epf_free(op->sets[i].output_gate.data);
+    }
+    epf_free(op->staged.data);
+    epf_free(op);
+}
+
+epf_status epf_memory_reserve(epf_memory *memory, int64_t bytes, const char *name)
+{
+    if (bytes <= memory->bytes) {
+        return EPF_OK;
+    }
+    epf_free(memory->data);
+    memory->bytes = 0;
+    memory->data = epf_alloc_aligned((size_t)bytes, 1, 64);
+    if (memory->data == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: %lld bytes", name, (long long)bytes);
+    }
+    memory->bytes = bytes;
+    return EPF_OK;
+}
+
+epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, int64_t max_recv_rows)
+{
+    epf_set_map map;
+    epf_window *window = NULL;
+    if (max_recv_rows <= set->map.rows) {
+        return EPF_OK;
+    }
+    if (!op->config.allow_regrow) {
+        return EPF_FAIL(EPF_E_CAPACITY,
+                        "capacity: a rank receives %lld rows, the buffers hold %lld and may not grow",
+                        (long long)max_recv_rows, (long long)set->map.rows);
+    }
+    epf_set_map_make(&op->shape, epf_round_up(max_recv_rows, REGROW_ROWS), &map);
+    EPF_TRY(epf_comm_window_create(op->comm, (uint64_t)map.total_bytes, &window));
+    epf_comm_window_destroy(op->comm, set->window); /* peers that still read it keep it mapped */
+    set->window = window;
+    set->map = map;
+    return EPF_OK;
+}
+
+epf_status epf_op_symmetric_bytes(const epf_op *op, uint64_t *bytes)
+{
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    EPF_CHECK_ARG(bytes != NULL, "bytes: NULL");
+    *bytes = (uint64_t)op->control_map.total_bytes;
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        *bytes += (uint64_t)op->sets[i].map.total_bytes;
+    }
+    return EPF_OK;
+}
+
+epf_status epf_op_symmetric_mb(const epf_op *op, double *mb)
+{
+    uint64_t bytes;
+    EPF_CHECK_ARG(mb != NULL, "mb: NULL");
+    EPF_TRY(epf_op_symmetric_bytes(op, &bytes));
+    *mb = (double)bytes / (double)(1 << 20);
+    return EPF_OK;
+}
+
+epf_status epf_op_symmetric_gb(const epf_op *op, double *gb)
+{
+    double mb;
+    EPF_CHECK_ARG(gb != NULL, "gb: NULL");
+    EPF_TRY(epf_op_symmetric_mb(op, &mb));
+    *gb = mb / 1024.0;
+    return EPF_OK;
+}
+
+/* The list being written; entries past max are only counted. */
+typedef struct breakdown {
+    epf_buffer_info *infos;
+    int32_t max;
+    int32_t count;
+    uint64_t end; /* of the buffer before */
+} breakdown;
+
+/* What alignment left empty behind the buffer before. */
+static void end_padding(breakdown *b, int64_t next_offset)
+{
+    if (b->count > 0 && b->count <= b->max) {
+        b->infos[b->count - 1].padding = (uint64_t)next_offset - b->end;
+    }
+}
+
+static void add_info(breakdown *b, const char *name, int32_t buffer_set, int64_t offset, int64_t bytes)
+{
+    if (offset > 0) {
+        end_padding(b, offset);
+    }
+    if (b->count < b->max) {
+        const epf_buffer_info info = {name, buffer_set, (uint64_t)offset, (uint64_t)bytes, 0};
+        b->infos[b->count] = info;
+    }
+    b->end = (uint64_t)(offset + bytes);
+    b->count++;
+}
+
+epf_status epf_op_symmetric_breakdown(const epf_op *op, epf_buffer_info *infos, int32_t max,
+                                      int32_t *count)
+{
+    breakdown b = {infos, max, 0, 0};
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    EPF_CHECK_ARG(count != NULL, "count: NULL");
+    EPF_CHECK_ARG(max >= 0, "max: %d, must be at least 0", max);
+    EPF_CHECK_ARG(infos != NULL || max == 0, "infos: NULL");
+#define X(name, bytes, alignment) add_info(&b, #name, -1, op->control_map.name, (bytes));
+    EPF_CONTROL_MAP(X, &op->shape)
+#undef X
+    end_padding(&b, op->control_map.total_bytes);
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        const epf_set_map *const map = &op->sets[i].map;
+#define X(name, bytes, alignment) add_info(&b, #name, i, map->name, (bytes));
+        EPF_SET_MAP(X, &op->shape, map->rows)
+#undef X
+        end_padding(&b, map->total_bytes);
+    }
+    *count = b.count;
+    return EPF_OK;
+}
+
+epf_status epf_op_send_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *buffer)
+{
+    int64_t shape[2];
+    EPF_TRY(epf_op_check_ready(op, "epf_op_send_buffer"));
+    EPF_TRY(epf_op_check_set(op, comm_buffer_id));
+    EPF_CHECK_ARG(buffer != NULL, "buffer: NULL");
+    shape[0] = op->shape.max_tokens;
+    shape[1] = op->shape.hidden;
+    *buffer = epf_tensor_of(op->sets[comm_buffer_id].window->base[op->comm->rank] +
+                                op->sets[comm_buffer_id].map.send_tokens,
+                            op->config.dtype, 2, shape);
+    return EPF_OK;
+}
+
+epf_status epf_op_gate_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *buffer)
+{
+    int64_t shape[1];
+    EPF_TRY(epf_op_check_ready(op, "epf_op_gate_buffer"));
+    EPF_TRY(epf_op_check_set(op, comm_buffer_id));
+    EPF_CHECK_ARG(buffer != NULL, "buffer: NULL");
+    shape[0] = op->sets[comm_buffer_id].map.rows;
+    *buffer = epf_tensor_of(op->sets[comm_buffer_id].window->base[op->comm->rank] +
+                                op->sets[comm_buffer_id].map.gate,
+                            op->config.weight_dtype, 1, shape);
+    return EPF_OK;
+}

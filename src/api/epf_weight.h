@@ -1,0 +1,34 @@
+/* epf_weight.h: inside of a packed weight, and the weight of one call. */
+#ifndef EPF_WEIGHT_H
+#define EPF_WEIGHT_H
+
+#include "api/epf_op.h"
+#include "cpu/gemm/epf_gemm.h"
+
+struct epf_weight {
+    epf_op *op;
+    epf_gemm_weight *gemm;
+    int64_t n;               /* columns written       */
+    int64_t k;               /* reduction length      */
+    bool gate_up;
+    int32_t block_n;         /* as asked for or chosen */
+    int32_t block_k;         /* as asked for; EPF_AUTO: all of k */
+};
+
+/* How a call names its weight: raw or packed, and what it must fit. */
+typedef struct epf_weight_use {
+    const epf_tensor *raw;
+    const epf_weight *packed;
+    bool reduce_last_dim;
+    int64_t n;               /* must be this; EPF_ANY_SIZE: any */
+    int64_t k;               /* must be this                    */
+    bool gate_up;
+    int32_t block_n;         /* knobs of the call               */
+    int32_t block_k;
+} epf_weight_use;
+
+/* The packed weight to multiply with; `temporary` is set where the caller must destroy it after use. */
+epf_status epf_weight_resolve(epf_op *op, const epf_weight_use *use, const epf_weight **weight,
+                              epf_weight **temporary);
+
+#endif
