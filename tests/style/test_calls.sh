@@ -14,7 +14,7 @@ find src -type f \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 
         pattern = "(^|[^A-Za-z0-9_.>])(" names ")[ ]*\\("
         stream = "(^|[^A-Za-z0-9_])v?f(printf|puts|write)[ ]*\\([^;]*std(out|err)"
     }
-    FNR == 1 { in_comment = 0; files++ }
+    FNR == 1 { in_comment = 0; files++; seen[FILENAME] = 1 }
     {
         text = $0
         gsub(/\\"/, "", text)
@@ -44,6 +44,7 @@ find src -type f \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 
         for (key in may)
             if (!(key in used)) {
                 split(key, words, SUBSEP)
+                if (!(words[1] in seen)) continue
                 printf "allowed_calls.txt: %s does not call %s any more\n", words[1], words[2]
                 bad = 1
             }
