@@ -256,6 +256,12 @@ epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
         return EPF_FAIL((epf_status)fault->status, "rank %d, worker %d: %s", fault->rank, fault->worker,
                         epf_status_text((epf_status)fault->status));
     }
+    if (fault->status == EPF_E_INVALID) {
+        return EPF_FAIL(EPF_E_INVALID,
+                        "rank %d is in operation %u where rank %d is in operation %u (1 dispatch, 2 serial "
+                        "combine, 3 fuse_scatter combine): all ranks must make the same calls",
+                        fault->peer, epf_word_low(fault->seen), fault->rank, epf_word_low(fault->expected));
+    }
     return EPF_FAIL((epf_status)fault->status,
                     "rank %d, worker %d: waited for %s[%lld] of rank %d, expected epoch %u count %u, saw "
                     "epoch %u count %u",

@@ -66,6 +66,30 @@ static bool is_by_rank(int32_t object)
            object == EPF_OBJECT_POSTED || object == EPF_OBJECT_SOURCED;
 }
 
+/* Rank `peer` entered this epoch with another operation or mode than ours. */
+static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_need *need, int64_t peer,
+                        epf_fault *fault)
+{
+    uint64_t word;
+    if (need->object != EPF_OBJECT_ENTERED) {
+        return false;
+    }
+    word = epf_load_relaxed_sys_u64(word_at(exec, call, need->object, peer));
+    if (epf_word_epoch(word) != call->phase.epoch ||
+        epf_word_low(word) == (uint32_t)call->phase.kind) {
+        return false;
+    }
+    memset(fault, 0, sizeof *fault);
+    fault->status = EPF_E_INVALID;
+    fault->rank = call->rank;
+    fault->object = need->object;
+    fault->peer = (int32_t)peer;
+    fault->index = peer;
+    fault->expected = epf_word(call->phase.epoch, (uint32_t)call->phase.kind);
+    fault->seen = word;
+    return true;
+}
+
 /* The wait of all waits.  On failure fills `fault` as far as this rank knows. */
 static epf_status wait_words(const epf_exec *exec, const epf_call *call, const epf_need *need,
                              int32_t source, epf_fault *fault)
@@ -77,6 +101,9 @@ static epf_status wait_words(const epf_exec *exec, const epf_call *call, const e
         const epf_wait_code code =
             epf_wait_u64(&watch, word_at(exec, call, need->object, i), need->at_least, from, &report);
         if (code == EPF_WAIT_READY) {
+            if (is_mismatch(exec, call, need, i, fault)) {
+                return EPF_E_INVALID;
+            }
             continue;
         }
         memset(fault, 0, sizeof *fault);
