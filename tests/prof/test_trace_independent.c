@@ -43,6 +43,8 @@ static int next(message *m, field *f)
         return 0;
     }
     key = varint(m);
+    f->value = 0;
+    f->body.at = f->body.end = m->at;
     f->number = (unsigned)(key >> 3);
     f->wire = (unsigned)(key & 7);
     if (f->wire == 0) {
@@ -68,6 +70,7 @@ static int find(message m, unsigned number, field *found)
 {
     field f;
     int any = 0;
+    memset(found, 0, sizeof *found);
     while (next(&m, &f)) {
         if (f.number == number) {
             *found = f;
