@@ -14,11 +14,12 @@ typedef struct epf_env {
     const char *family; /* "epfuse", "torchrun", "Open MPI", "PMI", "srun"; NULL: none found */
     int32_t rank;
     int32_t num_ranks;
-    char variables[128]; /* the names that decided, for people                        */
+    char variables[160]; /* the names that decided, for people                        */
     char job[256];       /* what ranks of this job share and others' do not           */
 } epf_env;
 
-/* Looks for one family after the other, our own first, by `get` (getenv but in tests).  EPF_OK with
+/* Looks for one family after the other, our own first, by `get` (getenv but in tests).  The job is
+ * EPFUSE_RENDEZVOUS where that is set, in every family.  EPF_OK with
  * family == NULL where there is none; EPF_E_INVALID where a family is incomplete or not numbers;
  * EPF_E_UNSUPPORTED where the job spans machines. */
 epf_status epf_env_detect(char *(*get)(const char *name), epf_env *env);

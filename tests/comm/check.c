@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/epf_clock.h"
+#include "comm/epf_launch.h"
 
 struct runner {
     pthread_t thread;
@@ -42,6 +43,31 @@ void run_threads(int32_t num_ranks, uint64_t timeout_ns, rank_body *body, void *
     }
     free(runners);
     free(comms);
+}
+
+struct process_body {
+    rank_body *body;
+    void *context;
+};
+
+static int process_main(epf_comm *comm, void *context)
+{
+    const struct process_body *own = context;
+    own->body(comm, own->context);
+    return 0;
+}
+
+void run_processes(int32_t num_ranks, uint64_t timeout_ns, rank_body *body, void *context)
+{
+    epf_comm_config config;
+    struct process_body own = {.body = body, .context = context};
+    epf_launch_result *results = calloc((size_t)num_ranks, sizeof *results);
+    epf_comm_config_init(&config);
+    config.num_ranks = num_ranks;
+    config.timeout_ns = timeout_ns;
+    CHECK(results != NULL, "no memory");
+    CHECK_OK(epf_launch(&config, 2000000000u, process_main, &own, results));
+    free(results);
 }
 
 int count_descriptors(void)
