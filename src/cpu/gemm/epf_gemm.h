@@ -18,7 +18,8 @@
  *           may use one weight at once, each with its own scratch.
  * Memory    nothing is read or written outside the matrices that the arguments describe: columns of a
  *           row past those described (lda > K) may hold anything, or not exist after the last row.
- * Alignment of a, b, c: that of their element type.
+ * Alignment of a, b, c: that of their element type.  Fastest where nothing needs a copy: lda == K and
+ * ldc == panel_n.
  */
 #ifndef EPF_GEMM_H
 #define EPF_GEMM_H

@@ -6,10 +6,12 @@
 #include "base/epf_error.h"
 #include "cpu/gemm/epf_gemm_internal.h"
 
-/* AUTO's order.  A provider that serves the type natively goes before one that widens;
+/* AUTO's order: first those that serve the type natively, then those that widen it;
  * docs/adr/0001-cpu-tile-gemm.md has the figures. */
-static const epf_gemm_kind preference[] = {EPF_GEMM_ONEDNN, EPF_GEMM_LIBXSMM, EPF_GEMM_PORTABLE};
-enum { NUM_PREFERENCES = sizeof preference / sizeof preference[0] };
+enum { NUM_KINDS = 3 };
+static const epf_gemm_kind preference[2][NUM_KINDS] = {
+    {EPF_GEMM_ONEDNN, EPF_GEMM_LIBXSMM, EPF_GEMM_PORTABLE},
+    {EPF_GEMM_LIBXSMM, EPF_GEMM_ONEDNN, EPF_GEMM_PORTABLE}};
 
 const char *epf_gemm_kind_name(epf_gemm_kind kind)
 {
@@ -73,9 +75,9 @@ static void query_one(epf_gemm_kind kind, epf_dtype dtype, epf_gemm_provider_inf
 static void query_auto(epf_dtype dtype, epf_gemm_provider_info *info)
 {
     for (int widened = 0; widened <= 1; widened++) {
-        for (int i = 0; i < NUM_PREFERENCES; i++) {
-            query_one(preference[i], dtype, info);
-            if (info->usable && (int)info->widened <= widened) {
+        for (int i = 0; i < NUM_KINDS; i++) {
+            query_one(preference[widened][i], dtype, info);
+            if (info->usable && (int)info->widened == widened) {
                 return;
             }
         }

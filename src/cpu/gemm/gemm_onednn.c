@@ -1,9 +1,8 @@
 /*
  * gemm_onednn.c: the provider over oneDNN's matmul with packed weights (brgemm: AVX-512, AVX512-BF16, AMX).
  *
- * The library's fast kernels take dense A and C only, so others are copied beside.  Fewer than MIN_ROWS
- * rows are filled up to as many: below that it takes other instructions (no AMX), which sum in another
- * order.
+ * The library's fast kernels take dense A and C only, so others are copied beside.  For few rows it may
+ * take other instructions (no AMX), which sum in another order: such rows are filled up with zeros.
  */
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +10,7 @@
 #include "base/epf_error.h"
 #include "cpu/gemm/onednn_cache.h"
 
-enum { MIN_ROWS = 16, PROBE = 64 };
+enum { PROBE = 64 };
 
 /* The implementation that the library would take for a middling block of this type. */
 static epf_status probe(epf_dtype dtype, char *name, size_t bytes)
@@ -229,8 +228,7 @@ static epf_status multiply_with(const onednn_kernel *kernel, const epf_gemm_prod
 
 static epf_status multiply(const epf_gemm_product *p, epf_gemm_scratch *scratch)
 {
-    const onednn_shape shape = {(int32_t)p->block.dtype, p->m < MIN_ROWS ? MIN_ROWS : p->m,
-                                p->block.n, p->block.k, p->accumulate};
+    const onednn_shape shape = {(int32_t)p->block.dtype, p->m, p->block.n, p->block.k, p->accumulate};
     const onednn_kernel *kernel;
     epf_status st;
     EPF_TRY(onednn_kernel_get(&shape, &kernel));

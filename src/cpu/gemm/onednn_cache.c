@@ -111,7 +111,7 @@ static epf_status make_desc_of_rows(onednn_kernel *kernel, const onednn_kernel *
 {
     epf_status st = EPF_E_UNSUPPORTED;
     const int32_t m = kernel->shape.m;
-    const int32_t rows[3] = {m, (int32_t)epf_round_up(m, LAYOUT_M / 2),
+    const int32_t rows[3] = {m, (int32_t)epf_round_up(m, LAYOUT_M / 4),
                              (int32_t)epf_round_up(m, LAYOUT_M)};
     for (int i = 0; i < 3 && st == EPF_E_UNSUPPORTED; i++) {
         kernel->rows = rows[i];
