@@ -1,0 +1,236 @@
+/*
+ * epf_gemm_cuda.c: checks a grouped GEMM's arguments, picks its kernel, describes its tensors, launches it.
+ */
+#include "cuda/epf_gemm_cuda.h"
+
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+
+#include "base/epf_error.h"
+#include "core/epf_base.h"
+#include "cuda/epf_gemm_sm90.h"
+
+enum { BLOCK_M = 128, THREADS = 384 };
+
+typedef CUresult encode_tiled_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                                 const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                 const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+static epf_status check_cuda(cudaError_t error, const char *what)
+{
+    if (error != cudaSuccess) {
+        return EPF_FAIL(EPF_E_DEVICE, "%s: %s", what, cudaGetErrorString(error));
+    }
+    return EPF_OK;
+}
+
+static epf_status check_args(const epf_gemm_cuda_args *args)
+{
+    EPF_CHECK_ARG(args->dtype == EPF_DTYPE_BF16 || args->dtype == EPF_DTYPE_F16,
+                  "dtype is %d; a grouped GEMM on the device takes bf16 or fp16", args->dtype);
+    EPF_CHECK_ARG(args->num_experts >= 1 && args->num_experts <= EPF_GEMM_MAX_EXPERTS,
+                  "num_experts is %d; it must be 1 .. %d", args->num_experts,
+                  EPF_GEMM_MAX_EXPERTS);
+    EPF_CHECK_ARG(args->n > 0 && args->n % 8 == 0, "n is %d; it must be a positive multiple of 8",
+                  args->n);
+    if (args->weight_grad) {
+        EPF_CHECK_ARG(args->m > 0 && args->m % 8 == 0,
+                      "m is %d; it must be a positive multiple of 8", args->m);
+        EPF_CHECK_ARG((int64_t)args->m * args->num_experts <= INT32_MAX,
+                      "m * num_experts is %lld; it must be below 2^31",
+                      (long long)args->m * args->num_experts);
+        EPF_CHECK_ARG(args->epilogue == EPF_GEMM_STORE && !args->gather,
+                      "a weight gradient is stored as it is, from rows in place");
+    } else {
+        EPF_CHECK_ARG(args->k > 0 && args->k % 8 == 0,
+                      "k is %d; it must be a positive multiple of 8", args->k);
+    }
+    EPF_CHECK_ARG(args->a_rows >= 0 && args->a_rows <= INT32_MAX,
+                  "a_rows is %lld; it must be 0 .. 2^31 - 1", (long long)args->a_rows);
+    EPF_CHECK_ARG(!args->gather || args->a_rows * (args->k / 8) <= UINT32_MAX,
+                  "a has %lld bytes; rows are gathered from 64 GiB at most",
+                  (long long)args->a_rows * args->k * 2);
+    EPF_CHECK_ARG(args->epilogue == EPF_GEMM_STORE || args->epilogue == EPF_GEMM_SWIGLU,
+                  "epilogue is %d; it must be an epf_gemm_epilogue", args->epilogue);
+    EPF_CHECK_ARG(args->epilogue == EPF_GEMM_STORE || args->n % 16 == 0,
+                  "n is %d; SwiGLU needs a multiple of 16", args->n);
+    EPF_CHECK_ARG(args->a && args->b && args->rows && (args->c || args->row_ptr),
+                  "a, b, rows and one of c and row_ptr must be given");
+    return EPF_OK;
+}
+
+/* A dense tensor of 16-bit elements, innermost dimension first, read in boxes. */
+typedef struct map_shape {
+    int32_t dtype;
+    cuuint32_t rank;
+    cuuint64_t size[3];
+    cuuint32_t box[3];
+} map_shape;
+
+static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *shape)
+{
+    const cuuint32_t steps[3] = {1, 1, 1};
+    cuuint64_t strides[2];
+    cuuint64_t bytes = 2;
+    void *symbol = NULL;
+    enum cudaDriverEntryPointQueryResult found;
+    encode_tiled_fn *encode;
+    CUresult result;
+
+    EPF_TRY(check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol, 12000,
+                                                        cudaEnableDefault, &found),
+                       "cuTensorMapEncodeTiled"));
+    if (found != cudaDriverEntryPointSuccess) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED, "the driver has no cuTensorMapEncodeTiled");
+    }
+    encode = (encode_tiled_fn *)symbol;
+    for (cuuint32_t i = 0; i + 1 < shape->rank; i++) {
+        bytes *= shape->size[i];
+        strides[i] = bytes;
+    }
+    result = encode(map,
+                    shape->dtype == EPF_DTYPE_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                   : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                    shape->rank, (void *)(uintptr_t)base, shape->size, strides, shape->box, steps,
+                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result != CUDA_SUCCESS) {
+        return EPF_FAIL(EPF_E_INVALID,
+                        "cuTensorMapEncodeTiled refuses a tensor of %llu x %llu at %p (error %d)",
+                        (unsigned long long)shape->size[1], (unsigned long long)shape->size[0], base,
+                        (int)result);
+    }
+    return EPF_OK;
+}
+
+static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant *variant,
+                            epf_gemm_sm90_args *out)
+{
+    const cuuint64_t rows = (cuuint64_t)epf_max64(args->a_rows, 1);
+    const cuuint64_t n = (cuuint64_t)args->n;
+    const cuuint64_t k = args->weight_grad ? rows : (cuuint64_t)args->k;
+    const cuuint64_t experts = args->weight_grad ? 1 : (cuuint64_t)args->num_experts;
+    map_shape a = {args->dtype, 2, {0, rows, 1}, {EPF_GEMM_BLOCK_K, EPF_GEMM_SLAB, 1}};
+    map_shape b = {args->dtype, 3, {k, n, experts}, {EPF_GEMM_BLOCK_K, 0, 1}};
+
+    a.size[0] = (cuuint64_t)(args->weight_grad ? args->m : args->k);
+    b.box[1] = (cuuint32_t)variant->block_n / 2;
+    if (variant->b_n_major) {
+        b.size[0] = n;
+        b.size[1] = k;
+        b.box[1] = EPF_GEMM_BLOCK_K;
+    }
+    EPF_TRY(make_map(&out->map_a, args->a, &a));
+    return make_map(&out->map_b, args->b, &b);
+}
+
+static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
+                                                 const epf_gemm_sm90_variant *wanted)
+{
+    int32_t num_variants = 0;
+    const epf_gemm_sm90_variant *list = epf_gemm_sm90_variants(&num_variants);
+    const epf_gemm_sm90_variant *best = NULL;
+
+    for (int32_t i = 0; i < num_variants && !best; i++) {
+        const epf_gemm_sm90_variant *v = &list[i];
+        if (v->dtype == args->dtype && v->a_source == wanted->a_source
+            && v->b_n_major == wanted->b_n_major && v->block_n == wanted->block_n
+            && v->cluster_m == wanted->cluster_m && v->cluster_n == wanted->cluster_n) {
+            best = v;
+        }
+    }
+    return best;
+}
+
+static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant **picked)
+{
+    epf_gemm_sm90_variant wanted = {0};
+
+    wanted.a_source = args->weight_grad ? EPF_GEMM_A_COLUMNS
+                      : args->gather    ? EPF_GEMM_A_GATHERED
+                                        : EPF_GEMM_A_ROWS;
+    wanted.b_n_major = args->weight_grad || args->b_n_major;
+    wanted.block_n = args->block_n ? args->block_n : 256;
+    wanted.cluster_m = args->cluster_m ? args->cluster_m : 2;
+    wanted.cluster_n = args->cluster_n ? args->cluster_n : 1;
+    *picked = find_variant(args, &wanted);
+    if (!*picked) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "no grouped GEMM kernel: dtype %d, tile 128 x %d, cluster %d x %d, A source %d, "
+                        "B %s",
+                        args->dtype, wanted.block_n, wanted.cluster_m, wanted.cluster_n,
+                        wanted.a_source, wanted.b_n_major ? "[G, K, N]" : "[G, N, K]");
+    }
+    return EPF_OK;
+}
+
+static epf_status launch(const epf_gemm_sm90_variant *variant, epf_gemm_sm90_args *kernel_args,
+                         int32_t num_sms, cudaStream_t stream)
+{
+    const unsigned cluster = (unsigned)(variant->cluster_m * variant->cluster_n);
+    cudaLaunchAttribute attribute = {0};
+    cudaLaunchConfig_t config = {0};
+    void *params[] = {kernel_args};
+
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+    config.gridDim = (dim3){(unsigned)num_sms / cluster * cluster, 1, 1};
+    config.blockDim = (dim3){THREADS, 1, 1};
+    config.dynamicSmemBytes = (size_t)variant->smem_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    EPF_TRY(check_cuda(cudaFuncSetAttribute(variant->kernel,
+                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            variant->smem_bytes),
+                       "shared memory of the grouped GEMM"));
+    return check_cuda(cudaLaunchKernelExC(&config, variant->kernel, params), "grouped GEMM launch");
+}
+
+epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
+{
+    const epf_gemm_sm90_variant *variant = NULL;
+    epf_gemm_sm90_args kernel_args = {0};
+    int device = 0;
+    int num_sms = 0;
+    int major = 0;
+    int32_t task_n;
+
+    EPF_TRY(check_args(args));
+    EPF_TRY(pick_variant(args, &variant));
+    EPF_TRY(check_cuda(cudaGetDevice(&device), "current device"));
+    EPF_TRY(check_cuda(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device),
+                       "multiprocessor count"));
+    EPF_TRY(check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                       "compute capability"));
+    if (major != 9) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED, "device %d has compute capability %d.x; 9.0 is needed",
+                        device, major);
+    }
+    EPF_CHECK_ARG(args->sm_margin >= 0 && args->sm_margin <= num_sms - 2,
+                  "sm_margin is %d; it must be 0 .. %d", args->sm_margin, num_sms - 2);
+    EPF_TRY(make_maps(args, variant, &kernel_args));
+    kernel_args.rows = args->rows;
+    kernel_args.row_offset = args->row_offset;
+    kernel_args.gather = args->gather;
+    kernel_args.a = args->a;
+    kernel_args.c = args->c;
+    kernel_args.raw = args->raw;
+    kernel_args.row_ptr = args->row_ptr;
+    kernel_args.row_weight = args->row_weight;
+    kernel_args.queue = args->queue;
+    kernel_args.num_experts = args->num_experts;
+    kernel_args.n = args->n;
+    kernel_args.k = args->k;
+    kernel_args.m = args->m;
+    kernel_args.half = args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : 0;
+    task_n = variant->block_n * variant->cluster_n;
+    kernel_args.num_n_tiles =
+        (int32_t)(kernel_args.half ? epf_ceil_div(kernel_args.half, task_n / 2)
+                                   : epf_ceil_div(args->n, task_n));
+    kernel_args.group_m = args->group_m ? args->group_m : 16 / variant->cluster_m;
+    return launch(variant, &kernel_args, num_sms - args->sm_margin, (cudaStream_t)stream);
+}

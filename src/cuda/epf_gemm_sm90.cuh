@@ -1,0 +1,678 @@
+/*
+ * epf_gemm_sm90.cuh: grouped GEMM on Hopper, one persistent launch.
+ *
+ *   c[r, :] = a[r, :] * transpose(b[e(r), :, :])                forward; B also [G, K, N]; A also a[gather[r], :]
+ *   c[g, :, :] = transpose(a[rows of g, :]) * b[rows of g, :]   weight gradient (A_COLUMNS)
+ *
+ * Shapes   see epf_gemm_sm90_args; bf16 or fp16, fp32 accumulators, one rounding.
+ * Needs    rows[G] (and row_offset[G]) written earlier on this stream; the host never reads them.
+ * Tile     128 x kBlockN x 64 per CTA; a task is a tile of 128 * kClusterM rows and kBlockN * kClusterN columns.
+ * Launch   1 CTA/SM, 384 threads, clusters of kClusterM * kClusterN; no residency is relied upon.
+ *
+ * Roles    warps   regs   does
+ *   load   0-3     40     thread 0 takes tasks and issues TMA for A and B; where rows are gathered, all four
+ *                         warps copy A by cp.async
+ *   math   4-11    232    two warpgroups, 64 rows each: wgmma, round, store
+ *
+ *   time ->
+ *   load   |k0|k1|k2|k3|k4| ... |k0'|k1'|                at most kStages ahead of math
+ *   math      |mma k0|mma k1| ... |round|mma k0'       |mma k1'|
+ *                                       |store the tile|             rounded rows stay in registers and
+ *                                                                    leave beneath the next tile's first k-step
+ *
+ * Synchronization
+ *   object      where   target                     signalled by                waited on by  order / phase
+ *   full[s]     smem    1 + tx bytes; gathered     TMA; load thread 0; each    math          mbarrier, ring phase
+ *                       also one per load warp     load warp after its rows
+ *                                                  and a proxy fence
+ *   empty[s]    smem    2 * CTAs of the cluster    one thread of each math     load          mbarrier, ring phase ^ 1
+ *                                                  warpgroup of the cluster
+ *   next_full   smem    1 + 4 bytes                load thread 0 of the        load          mbarrier, phase t / 8
+ *    [t % 8]                                       cluster's first CTA: the                  (only with a queue)
+ *                                                  index of task t
+ *   queue[0]    global  -                          load thread 0 of each       nobody        relaxed; hands out tasks
+ *                                                  cluster
+ *   queue[1]    global  clusters                   each cluster at its end     nobody        relaxed; the last one resets
+ *                                                                                            both for the next launch
+ *   task[t % 8] smem    -                          load thread 0, before it    math          ordered by full[s] of the
+ *                                                  arrives on full[s]                        task's first k-step
+ *   cluster     -       all threads                each at its end             all           nobody leaves while a peer
+ *                                                                                            may still write to it
+ *
+ * No deadlock  load waits for math of earlier k-steps only, math for load; every CTA of a cluster walks the same
+ *              tasks with the same number of k-steps, also where it has no rows.
+ * Reuse        task slot t % 8 is rewritten when the ring, of at most 6 stages, has moved past task t.
+ * Determinism  one warpgroup owns a tile's rows, k ascending; the tile order comes from epf_tile.h.
+ * Edges        rows past an expert's last are loaded (they are the next expert's) and never stored; columns past N
+ *              and K are zero-filled by TMA; in the weight gradient the rows past the end are zeroed in both operands.
+ */
+#ifndef EPF_GEMM_SM90_CUH
+#define EPF_GEMM_SM90_CUH
+
+#include "core/epf_tile.h"
+#include "cuda/epf_gemm_sm90.h"
+#include "cuda/sm90/mbarrier.cuh"
+#include "cuda/sm90/tma.cuh"
+#include "cuda/sm90/wgmma.cuh"
+
+static constexpr int kBlockM = 128;
+static constexpr int kBlockK = EPF_GEMM_BLOCK_K;
+static constexpr int kSlab = EPF_GEMM_SLAB;
+static constexpr int kSlabBytes = kSlab * kBlockK * 2; /* 64 x 64, also one 64-column block of B */
+static constexpr int kThreads = 384;
+static constexpr int kLoadThreads = 128;
+static constexpr int kTaskSlots = 8;
+static constexpr int kNextSlots = 8;
+static constexpr int kFetchAhead = 3; /* k-steps before a task's end at which the next one is asked for */
+static constexpr int kOutPitch = 64 * 2 + 16; /* a row of the store buffer; the pad avoids bank conflicts */
+static constexpr int kMaxSmem = 232448;
+
+template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_>
+struct gemm_config {
+    using T = T_;
+    static constexpr int kBlockN = kBlockN_;
+    static constexpr int kClusterM = kClusterM_;
+    static constexpr int kClusterN = kClusterN_;
+    static constexpr int kCluster = kClusterM * kClusterN;
+    static constexpr bool kGathered = kSource_ == EPF_GEMM_A_GATHERED;
+    static constexpr bool kColumns = kSource_ == EPF_GEMM_A_COLUMNS;
+    static constexpr bool kBNMajor = kBNMajor_;
+    static constexpr int kStages = kBlockN == 256 ? 4 : 6;
+    static constexpr int kBytesA = kBlockM * kBlockK * 2;
+    static constexpr int kBytesB = kBlockN * kBlockK * 2;
+    static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
+    static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
+    static_assert(kStages < kTaskSlots, "a task slot outlives the ring");
+    static_assert(!(kGathered && kClusterN > 1), "gathered rows are not multicast");
+};
+
+/* What the math warpgroups of this CTA need to know of a task. */
+struct gemm_task {
+    int32_t row_begin; /* first row of C                                          */
+    int32_t rows;      /* 0 .. 128, this CTA's                                    */
+    int32_t expert;
+    int32_t n_tile;    /* in units of kBlockN                                     */
+    int32_t num_k;     /* k-steps; 0: no more tasks                               */
+    int32_t last_k;    /* rows of K in the last k-step: 64 but in weight gradients */
+    int32_t k_begin;
+    int32_t unused;
+};
+
+template <class C> struct gemm_smem {
+    uint8_t ring[C::kStages][C::kBytesA + C::kBytesB];
+    uint8_t out[kThreads / 32 - kLoadThreads / 32][16 * kOutPitch]; /* one per math warp */
+    gemm_task task[kTaskSlots];
+    uint64_t full[C::kStages];
+    uint64_t empty[C::kStages];
+    uint64_t next_full[kNextSlots];
+    uint32_t next[kNextSlots]; /* index of the cluster's next task */
+    int32_t rows[EPF_GEMM_MAX_EXPERTS];
+    int32_t row_offset[EPF_GEMM_MAX_EXPERTS + 1];
+    int32_t tile_offset[EPF_GEMM_MAX_EXPERTS + 1];
+    int32_t k_rows[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
+    int32_t k_offset[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
+};
+
+/* Position in the ring of stages, in two rounds: the phase flips from one to the next. */
+template <int kStages> struct gemm_ring {
+    uint32_t position = 0;
+    __device__ __forceinline__ uint32_t stage() const
+    {
+        return position % kStages;
+    }
+    __device__ __forceinline__ uint32_t phase() const
+    {
+        return position / kStages;
+    }
+    __device__ __forceinline__ void advance()
+    {
+        position = position == 2 * kStages - 1 ? 0 : position + 1;
+    }
+};
+
+/* Where fused kernels differ from the plain one. */
+struct gemm_no_hooks {
+    /* Load thread, before the task's first load: returns when its rows of A may be read. */
+    static __device__ __forceinline__ void before_loads(const epf_gemm_sm90_args &, const gemm_task &)
+    {
+    }
+    /* Each math warp, after it stored its rows [row, row + rows) of the task. */
+    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &, const gemm_task &, int,
+                                                       int)
+    {
+    }
+};
+
+/* Fills the tile tables from the row counts; one warp. */
+template <class C>
+static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+{
+    const int lane = threadIdx.x % 32;
+    const int block_m = kBlockM * C::kClusterM;
+    int32_t rows_before = 0;
+    int32_t tiles_before = 0;
+    for (int base = 0; base < args.num_experts; base += 32) {
+        const int e = base + lane;
+        const bool exists = e < args.num_experts;
+        const int32_t rows = exists ? args.rows[e] : 0;
+        const int32_t out_rows = C::kColumns ? (exists ? args.m : 0) : rows;
+        const int32_t tiles = (out_rows + block_m - 1) / block_m;
+        int32_t row_end = rows;
+        int32_t tile_end = tiles;
+        for (int step = 1; step < 32; step *= 2) {
+            const int32_t r = __shfl_up_sync(~0u, row_end, step);
+            const int32_t t = __shfl_up_sync(~0u, tile_end, step);
+            row_end += lane >= step ? r : 0;
+            tile_end += lane >= step ? t : 0;
+        }
+        if (exists) {
+            const int32_t first = args.row_offset ? args.row_offset[e] : rows_before + row_end - rows;
+            smem.rows[e] = out_rows;
+            smem.row_offset[e] = C::kColumns ? e * args.m : first;
+            smem.tile_offset[e] = tiles_before + tile_end - tiles;
+            if constexpr (C::kColumns) {
+                smem.k_rows[e] = rows;
+                smem.k_offset[e] = first;
+            }
+        }
+        rows_before += __shfl_sync(~0u, row_end, 31);
+        tiles_before += __shfl_sync(~0u, tile_end, 31);
+    }
+    if (lane == 0) {
+        smem.tile_offset[args.num_experts] = tiles_before;
+    }
+}
+
+template <class C>
+static __device__ __forceinline__ epf_tile_map tile_map(const epf_gemm_sm90_args &args,
+                                                        const gemm_smem<C> &smem)
+{
+    epf_tile_map map;
+    map.num_experts = args.num_experts;
+    map.block_m = kBlockM * C::kClusterM;
+    map.num_n_tiles = args.num_n_tiles;
+    map.group_m = args.group_m;
+    map.rows = smem.rows;
+    map.row_offset = smem.row_offset;
+    map.tile_offset = smem.tile_offset;
+    return map;
+}
+
+/*
+ * The part of a cluster's tile that is this CTA's.  Rows are dealt out in slabs of 64, the first CTA having
+ * at most one more than the second, so that a short tile costs both the same.
+ */
+template <class C>
+static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &args,
+                                                     const gemm_smem<C> &smem, const epf_tile &tile,
+                                                     uint32_t cta)
+{
+    gemm_task task;
+    task.row_begin = tile.row_begin;
+    task.rows = tile.num_rows;
+    task.expert = tile.expert;
+    task.n_tile = tile.n_tile;
+    task.num_k = (args.k + kBlockK - 1) / kBlockK;
+    task.last_k = kBlockK;
+    task.k_begin = 0;
+    task.unused = 0;
+    if constexpr (C::kClusterM == 2) {
+        const int32_t slabs = (tile.num_rows + kSlab - 1) / kSlab;
+        const int32_t upper = (slabs + 1) / 2 * kSlab;
+        task.row_begin += cta ? upper : 0;
+        task.rows = cta ? max(tile.num_rows - upper, 0) : min(tile.num_rows, upper);
+    }
+    if constexpr (C::kClusterN == 2) {
+        task.n_tile = tile.n_tile * 2 + (int32_t)cta;
+    }
+    if constexpr (C::kColumns) {
+        const int32_t k_rows = smem.k_rows[tile.expert];
+        task.num_k = max((k_rows + kBlockK - 1) / kBlockK, 1);
+        task.last_k = k_rows - (task.num_k - 1) * kBlockK;
+        task.k_begin = smem.k_offset[tile.expert];
+    }
+    return task;
+}
+
+/* Issues the loads of A's slabs for one k-step; returns the bytes that will arrive in this CTA. */
+template <class C>
+static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args, const gemm_task &task,
+                                                  uint32_t to, uint64_t *bar, int32_t k)
+{
+    uint32_t bytes = 0;
+    const uint32_t cta = C::kClusterN == 2 ? cluster_cta_rank() : 0;
+#pragma unroll
+    for (int h = 0; h < kBlockM / kSlab; h++) {
+        if (task.rows <= h * kSlab) {
+            break;
+        }
+        const int32_t row = task.row_begin + h * kSlab;
+        const int2 at = C::kColumns ? make_int2(row - task.expert * args.m, k) : make_int2(k, row);
+        if constexpr (C::kClusterN == 2) {
+            if ((uint32_t)h == cta) {
+                tma_load_2d_multicast(to + h * kSlabBytes, &args.map_a, bar, at, 3);
+            }
+        } else {
+            tma_load_2d(to + h * kSlabBytes, &args.map_a, bar, at.x, at.y);
+        }
+        bytes += kSlabBytes;
+    }
+    return bytes;
+}
+
+/* Issues the loads of B for one k-step: half a tile each where two CTAs share it. */
+template <class C>
+static __device__ __forceinline__ void load_b(const epf_gemm_sm90_args &args, const gemm_task &task,
+                                              uint32_t to, uint64_t *bar, int32_t k)
+{
+    constexpr int kHalfN = C::kBlockN / 2;
+    constexpr int kBoxes = C::kBNMajor ? kHalfN / 64 : 1;
+    const uint32_t cta = C::kClusterM == 2 ? cluster_cta_rank() : 0;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (C::kClusterM == 2 && (uint32_t)h != cta) {
+            continue;
+        }
+        const int32_t n = args.half ? task.n_tile * kHalfN + h * args.half
+                                    : task.n_tile * C::kBlockN + h * kHalfN;
+#pragma unroll
+        for (int box = 0; box < kBoxes; box++) {
+            const uint32_t place = to + h * kHalfN * kBlockK * 2 + box * kSlabBytes;
+            const int3 at = C::kBNMajor ? make_int3(n + box * 64, k, C::kColumns ? 0 : task.expert)
+                                        : make_int3(k, n, task.expert);
+            if constexpr (C::kClusterM == 2) {
+                tma_load_3d_multicast(place, &args.map_b, bar, at, 3);
+            } else {
+                tma_load_3d(place, &args.map_b, bar, at);
+            }
+        }
+    }
+}
+
+/* A load thread's way through the cluster's tasks: in fixed turns, or from the launch's queue. */
+struct task_walk {
+    epf_tile_map map;
+    epf_tile_cursor cursor;
+    uint32_t count;   /* tasks taken            */
+    uint32_t fetched; /* index of the next task */
+};
+
+template <class C>
+static __device__ __forceinline__ task_walk walk_begin(const epf_gemm_sm90_args &args,
+                                                       const gemm_smem<C> &smem)
+{
+    task_walk walk;
+    walk.map = tile_map(args, smem);
+    walk.cursor = epf_tile_begin(blockIdx.x / C::kCluster, gridDim.x / C::kCluster);
+    walk.count = 0;
+    walk.fetched = 0;
+    return walk;
+}
+
+/* Where this task is stored for the math role. */
+static __device__ __forceinline__ uint32_t task_slot(const task_walk &walk)
+{
+    return (walk.count - 1) % kTaskSlots;
+}
+
+template <class C>
+static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                 task_walk &walk, gemm_task &task)
+{
+    epf_tile tile;
+    if (args.queue && walk.count > 0) {
+        const uint32_t slot = walk.count % kNextSlots;
+        if (threadIdx.x == 0) {
+            mbarrier_arrive_expect_tx(&smem.next_full[slot], sizeof(uint32_t));
+        }
+        mbarrier_wait(&smem.next_full[slot], (walk.count - (slot == 0 ? 1 : 0)) / kNextSlots % 2);
+        walk.cursor.index = smem.next[slot];
+    }
+    walk.count++;
+    if (!epf_tile_next(&walk.map, &walk.cursor, &tile)) {
+        return false;
+    }
+    task = cta_task(args, smem, tile, C::kCluster == 2 ? cluster_cta_rank() : 0);
+    return true;
+}
+
+template <class C>
+static __device__ __forceinline__ bool fetches(const epf_gemm_sm90_args &args)
+{
+    return args.queue && threadIdx.x == 0 && (C::kCluster == 1 || cluster_cta_rank() == 0);
+}
+
+/* Near a task's end: asks for the next one, late so that no SM sits on work another could begin. */
+template <class C>
+static __device__ __forceinline__ void walk_fetch(const epf_gemm_sm90_args &args, task_walk &walk)
+{
+    if (fetches<C>(args)) {
+        walk.fetched = gridDim.x / C::kCluster + atomicAdd(&args.queue[0], 1);
+    }
+}
+
+/* At a task's end: tells every CTA of the cluster which task walk_fetch() got. */
+template <class C>
+static __device__ __forceinline__ void walk_publish(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                    const task_walk &walk)
+{
+    if (fetches<C>(args)) {
+        const uint32_t slot = walk.count % kNextSlots;
+#pragma unroll
+        for (uint32_t cta = 0; cta < C::kCluster; cta++) {
+            store_async_cluster(&smem.next[slot], walk.fetched, &smem.next_full[slot], cta);
+        }
+    }
+}
+
+/* Tells the math role that no task is left; the last cluster to end resets the queue. */
+template <class C>
+static __device__ __forceinline__ void walk_end(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                gemm_ring<C::kStages> ring, const task_walk &walk)
+{
+    mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
+    const gemm_task end = {};
+    smem.task[task_slot(walk)] = end;
+    mbarrier_arrive(&smem.full[ring.stage()], C::kFullArrivals);
+    if (fetches<C>(args) && atomicAdd(&args.queue[1], 1) == gridDim.x / C::kCluster - 1) {
+        args.queue[0] = 0;
+        args.queue[1] = 0;
+    }
+}
+
+template <class C, class Hooks>
+static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+{
+    task_walk walk = walk_begin(args, smem);
+    gemm_task task;
+    gemm_ring<C::kStages> ring;
+    while (walk_next(args, smem, walk, task)) {
+        Hooks::before_loads(args, task);
+        for (int32_t step = 0; step < task.num_k; step++) {
+            uint64_t *bar = &smem.full[ring.stage()];
+            const uint32_t place = smem_address(smem.ring[ring.stage()]);
+            const int32_t k = task.k_begin + step * kBlockK;
+            if (step == max(task.num_k - kFetchAhead, 0)) {
+                walk_fetch<C>(args, walk);
+            }
+            mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
+            if (step == 0) {
+                smem.task[task_slot(walk)] = task;
+            }
+            if (C::kColumns && task.last_k == 0) { /* an expert without rows: nothing to load */
+                mbarrier_arrive(bar, 1);
+            } else {
+                const uint32_t slabs = (uint32_t)(task.rows + kSlab - 1) / kSlab;
+                mbarrier_arrive_expect_tx(bar, slabs * kSlabBytes + C::kBytesB);
+                load_a<C>(args, task, place, bar, k);
+                load_b<C>(args, task, place + C::kBytesA, bar, k);
+            }
+            ring.advance();
+        }
+        walk_publish(args, smem, walk);
+    }
+    walk_end(args, smem, ring, walk);
+}
+
+/* This thread's share of the gathered rows: one 16-byte piece of every sixteenth row. */
+struct gather_rows {
+    static constexpr int kRows = kBlockM / (kLoadThreads / 8);
+    uint32_t place;         /* of the first row's piece in the swizzled slab */
+    uint32_t source[kRows]; /* first piece of each row, in pieces            */
+    int32_t rows;           /* how many of them exist                        */
+};
+
+static __device__ __forceinline__ void gather_begin(const epf_gemm_sm90_args &args, const gemm_task &task,
+                                                    gather_rows &mine)
+{
+    const int row = threadIdx.x / 8;
+    const int piece = threadIdx.x % 8;
+    mine.place = row * 128 + ((piece ^ (row % 8)) * 16);
+    mine.rows = (task.rows - row + 15) / 16;
+#pragma unroll
+    for (int j = 0; j < gather_rows::kRows; j++) {
+        const int32_t from = j < mine.rows ? args.gather[task.row_begin + row + 16 * j] : 0;
+        mine.source[j] = (uint32_t)from * (uint32_t)(args.k / 8);
+    }
+}
+
+/* Copies this thread's pieces of one k-step; columns past K become zero. */
+static __device__ __forceinline__ void gather_step(const epf_gemm_sm90_args &args, const gather_rows &mine,
+                                                   uint32_t to, int32_t step)
+{
+    const uint32_t piece = step * (kBlockK / 8) + threadIdx.x % 8;
+    const bool valid = piece < (uint32_t)(args.k / 8);
+#pragma unroll
+    for (int j = 0; j < gather_rows::kRows; j++) {
+        if (j < mine.rows) {
+            const uint64_t from = valid ? (uint64_t)mine.source[j] + piece : 0;
+            cp_async_16(to + mine.place + j * 16 * 128, (const uint4 *)args.a + from, valid);
+        }
+    }
+    cp_async_commit();
+}
+
+/* Signals this warp's part of a stage whose copies, by every lane, are complete. */
+static __device__ __forceinline__ void gather_signal(uint64_t *bar)
+{
+    fence_proxy_async_shared();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+        mbarrier_arrive(bar, 1);
+    }
+}
+
+/*
+ * As load_role(), with A gathered by all four warps.  A stage is signalled kLag steps after its copies were
+ * issued.  Why not kStages - 1: math frees a stage once it has the next one, so the ring would stand still.
+ */
+template <class C, class Hooks>
+static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+{
+    constexpr int kLag = C::kStages - 2;
+    task_walk walk = walk_begin(args, smem);
+    gemm_task task;
+    gemm_ring<C::kStages> ring;
+    gemm_ring<C::kStages> signalled;
+    uint32_t unsignalled = 0;
+    gather_rows mine;
+    while (walk_next(args, smem, walk, task)) {
+        Hooks::before_loads(args, task);
+        gather_begin(args, task, mine);
+        for (int32_t step = 0; step < task.num_k; step++) {
+            uint64_t *bar = &smem.full[ring.stage()];
+            const uint32_t place = smem_address(smem.ring[ring.stage()]);
+            if (step == max(task.num_k - kFetchAhead, 0)) {
+                walk_fetch<C>(args, walk);
+            }
+            mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
+            if (threadIdx.x == 0) {
+                if (step == 0) {
+                    smem.task[task_slot(walk)] = task;
+                }
+                mbarrier_arrive_expect_tx(bar, C::kBytesB);
+                load_b<C>(args, task, place + C::kBytesA, bar, step * kBlockK);
+            }
+            gather_step(args, mine, place, step);
+            ring.advance();
+            if (unsignalled == kLag) {
+                cp_async_wait<kLag>();
+                gather_signal(&smem.full[signalled.stage()]);
+                signalled.advance();
+            } else {
+                unsignalled++;
+            }
+        }
+        walk_publish(args, smem, walk);
+        cp_async_wait<0>(); /* finding the next rows takes as long as math has work with these stages */
+        for (; unsignalled > 0; unsignalled--) {
+            gather_signal(&smem.full[signalled.stage()]);
+            signalled.advance();
+        }
+    }
+    if (threadIdx.x == 0) {
+        walk_end(args, smem, ring, walk);
+    }
+}
+
+/* acc = stage's A slab * B, or += where `accumulate`; `depth` of the 64 k count, in sixteens. */
+template <class C>
+static __device__ __forceinline__ void multiply(float (&acc)[C::kBlockN / 2], const uint8_t *stage, int slab,
+                                                int accumulate, int depth)
+{
+    constexpr uint32_t kStepA = (C::kColumns ? 16 * 128 : 16 * 2) >> 4;
+    constexpr uint32_t kStepB = (C::kBNMajor ? 16 * 128 : 16 * 2) >> 4;
+    const uint32_t place = smem_address(stage);
+    const uint64_t a = wgmma_descriptor(place + slab * kSlabBytes, kSlabBytes);
+    const uint64_t b = wgmma_descriptor(place + C::kBytesA, kSlabBytes);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kBlockK / 16; i++) {
+        if (!C::kColumns || __any_sync(~0u, i * 16 < depth)) {
+            wgmma<typename C::T, C::kBlockN, C::kColumns, C::kBNMajor>(acc, a + i * kStepA, b + i * kStepB,
+                                                                      i > 0 ? 1 : accumulate);
+        }
+    }
+    wgmma_commit();
+}
+
+/*
+ * Zeroes rows [depth, next sixteen) of K in both operands of a weight gradient's last k-step.  Why both:
+ * those rows are another expert's or stale, and zero times infinity is not zero.
+ */
+template <class C>
+static __device__ __forceinline__ void zero_tail(uint8_t *stage, int slab, int depth)
+{
+    const int thread = threadIdx.x % 128;
+    const int end = (depth + 15) / 16 * 16;
+#pragma unroll 1
+    for (int piece = thread; piece < (end - depth) * 8; piece += 128) {
+        const int at = depth * 128 + piece * 16;
+        *(uint4 *)(stage + slab * kSlabBytes + at) = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
+        for (int block = 0; block < C::kBlockN / 64; block++) {
+            *(uint4 *)(stage + C::kBytesA + block * kSlabBytes + at) = make_uint4(0, 0, 0, 0);
+        }
+    }
+    fence_proxy_async_shared();
+    named_barrier_sync(1 + slab, 128);
+}
+
+/* multiply(), the last k-step of a weight gradient cleaned first. */
+template <class C>
+static __device__ __forceinline__ void multiply_tail(float (&acc)[C::kBlockN / 2], uint8_t *stage, int slab,
+                                                     int accumulate, int depth)
+{
+    if (C::kColumns && depth < kBlockK) {
+        zero_tail<C>(stage, slab, depth);
+    }
+    multiply<C>(acc, stage, slab, accumulate, depth);
+}
+
+/* One thread per CTA of the cluster tells that CTA that this warpgroup has read the stage. */
+template <class C> static __device__ __forceinline__ void release(uint64_t *bar)
+{
+    const uint32_t thread = threadIdx.x % 128;
+    if constexpr (C::kCluster == 1) {
+        if (thread == 0) {
+            mbarrier_arrive(bar, 1);
+        }
+    } else if (thread < C::kCluster) {
+        mbarrier_arrive_cluster(bar, thread);
+    }
+}
+
+#include "cuda/epf_gemm_store_sm90.cuh"
+
+/* Passes over a task of which this warpgroup has no rows. */
+template <class C>
+static __device__ __forceinline__ void skip_task(gemm_smem<C> &smem, gemm_ring<C::kStages> &ring,
+                                                 int32_t num_k)
+{
+    for (int32_t step = 0; step < num_k; step++) {
+        mbarrier_wait(&smem.full[ring.stage()], ring.phase());
+        release<C>(&smem.empty[ring.stage()]);
+        ring.advance();
+    }
+}
+
+template <class C, class Hooks>
+static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+{
+    const int slab = (threadIdx.x - kLoadThreads) / 128;
+    float acc[C::kBlockN / 2];
+    rounded_tile<C> done;
+    done.rows = 0;
+    gemm_ring<C::kStages> ring;
+    for (uint32_t count = 0;; count++) {
+        mbarrier_wait(&smem.full[ring.stage()], ring.phase());
+        const gemm_task task = smem.task[count % kTaskSlots];
+        const int32_t num_k = task.num_k;
+        const volatile int32_t &last_k = smem.task[count % kTaskSlots].last_k;
+        if (task.rows <= slab * kSlab) {
+            store_tile<C, Hooks>(args, done, smem);
+            if (num_k == 0) {
+                return;
+            }
+            skip_task(smem, ring, num_k);
+            continue;
+        }
+        multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0,
+                         C::kColumns && num_k == 1 ? last_k : kBlockK);
+        store_tile<C, Hooks>(args, done, smem); /* beneath the multiplication just issued */
+        for (int32_t step = 1; step < num_k; step++) {
+            const uint32_t previous = ring.stage();
+            ring.advance();
+            mbarrier_wait(&smem.full[ring.stage()], ring.phase());
+            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, C::kColumns && step == num_k - 1 ? last_k : kBlockK);
+            wgmma_wait<1>();
+            release<C>(&smem.empty[previous]);
+        }
+        wgmma_wait<0>();
+        release<C>(&smem.empty[ring.stage()]);
+        ring.advance();
+        round_tile<C>(acc, task, slab, C::kColumns && num_k == 1 && last_k == 0, done);
+    }
+}
+
+template <class C, class Hooks>
+__global__ void __launch_bounds__(kThreads, 1)
+    grouped_gemm_kernel(const __grid_constant__ epf_gemm_sm90_args args)
+{
+    extern __shared__ __align__(1024) uint8_t shared[];
+    gemm_smem<C> &smem = *reinterpret_cast<gemm_smem<C> *>(shared);
+    if (threadIdx.x < 32) {
+        build_tables(args, smem);
+    } else if (threadIdx.x == 32) {
+        for (int i = 0; i < C::kStages; i++) {
+            mbarrier_init(&smem.full[i], C::kFullArrivals);
+            mbarrier_init(&smem.empty[i], 2 * C::kCluster);
+        }
+        for (int i = 0; i < kNextSlots; i++) {
+            mbarrier_init(&smem.next_full[i], 1);
+        }
+        fence_mbarrier_init();
+        tma_prefetch_map(&args.map_a);
+        tma_prefetch_map(&args.map_b);
+    }
+    __syncthreads();
+    if constexpr (C::kCluster > 1) {
+        cluster_sync();
+    }
+    if (threadIdx.x < kLoadThreads) {
+        setmaxnreg_dec_40();
+        if constexpr (C::kGathered) {
+            gather_role<C, Hooks>(args, smem);
+        } else if (threadIdx.x == 0) {
+            load_role<C, Hooks>(args, smem);
+        }
+    } else {
+        setmaxnreg_inc_232();
+        math_role<C, Hooks>(args, smem);
+    }
+    if constexpr (C::kCluster > 1) {
+        cluster_sync();
+    }
+}
+
+#endif

@@ -1,0 +1,68 @@
+/*
+ * epf_gemm_sm90.h: what the host side of the Hopper grouped GEMM and its kernels share (C11 and CUDA C++).
+ */
+#ifndef EPF_GEMM_SM90_H
+#define EPF_GEMM_SM90_H
+
+#include <cuda.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    EPF_GEMM_BLOCK_K = 64,      /* one k-step: 128 bytes, the width of the shared-memory swizzle  */
+    EPF_GEMM_SLAB = 64,         /* rows of a warpgroup, and of one TMA box of A                   */
+    EPF_GEMM_MAX_EXPERTS = 512, /* the tables live in shared memory                               */
+};
+
+/* How the rows of operand A are found. */
+enum {
+    EPF_GEMM_A_ROWS = 0,     /* a row of the output is a row of A at the same place      */
+    EPF_GEMM_A_GATHERED = 1, /* row r of the output is row gather[r] of A                */
+    EPF_GEMM_A_COLUMNS = 2,  /* weight gradient: A [rows, M], B [rows, N], K is the rows */
+};
+
+/* The kernels' only argument.  Letters: rows [R], experts G, columns N, inner dimension K. */
+typedef struct epf_gemm_sm90_args {
+    CUtensorMap map_a;         /* A [R, K] or, weight gradient, [R, M]; unused where gathered     */
+    CUtensorMap map_b;         /* B [G, N, K], [G, K, N] or, weight gradient, [1, R, N]           */
+    const int32_t *rows;       /* [G]  rows of each expert, in device memory                      */
+    const int32_t *row_offset; /* [G]  first row of each expert; NULL: experts follow each other  */
+    const int32_t *gather;     /* [R]  row of A for each row                                      */
+    const void *a;             /* A, where gathered                                               */
+    void *c;                   /* [R, N], SwiGLU [R, half], weight gradient [G, M, N]             */
+    void *raw;                 /* [R, N] SwiGLU's input, or NULL                                  */
+    void *const *row_ptr;      /* [R] where each row of C goes instead of c, or NULL              */
+    const float *row_weight;   /* [R] factor of each row of SwiGLU, or NULL                       */
+    uint32_t *queue;           /* {next, done}, both 0 between launches; NULL: tasks in fixed turns   */
+    int32_t num_experts;
+    int32_t n;           /* columns of B                                              */
+    int32_t k;           /* inner dimension; weight gradient: unused                  */
+    int32_t m;           /* weight gradient: rows of one expert's gradient            */
+    int32_t half;        /* SwiGLU: gate columns [0, half), up [half, 2 half); else 0 */
+    int32_t num_n_tiles; /* tasks along N                                             */
+    int32_t group_m;     /* see epf_tile.h                                            */
+} epf_gemm_sm90_args;
+
+/* A compiled kernel. */
+typedef struct epf_gemm_sm90_variant {
+    int32_t dtype;     /* epf_dtype                                                       */
+    int32_t block_n;   /* columns of a CTA's tile                                         */
+    int32_t cluster_m; /* CTAs that share columns of B, one below the other               */
+    int32_t cluster_n; /* CTAs that share rows of A, side by side                         */
+    int32_t a_source;  /* EPF_GEMM_A_*                                                    */
+    int32_t b_n_major; /* 1: B is [G, K, N]                                               */
+    int32_t smem_bytes;
+    const void *kernel; /* of one epf_gemm_sm90_args                                      */
+} epf_gemm_sm90_variant;
+
+/* The compiled kernels; stores their number. */
+const epf_gemm_sm90_variant *epf_gemm_sm90_variants(int32_t *num_variants);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

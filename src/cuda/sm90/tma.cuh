@@ -1,0 +1,75 @@
+/*
+ * tma.cuh: tensor copies from global to shared memory and cp.async, one wrapper per instruction.
+ * PTX ISA, section "Data Movement and Conversion Instructions: cp.async.bulk.tensor, cp.async".
+ */
+#ifndef EPF_SM90_TMA_CUH
+#define EPF_SM90_TMA_CUH
+
+#include <cuda.h>
+#include <stdint.h>
+
+#include "cuda/sm90/mbarrier.cuh"
+
+static __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
+{
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+static __device__ __forceinline__ void tma_load_2d(uint32_t to, const CUtensorMap *map, uint64_t *bar,
+                                                   int32_t x, int32_t y)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(x), "r"(y)
+                 : "memory");
+}
+
+/* The same offset in every CTA of `mask` receives the data and its barrier the bytes. */
+static __device__ __forceinline__ void tma_load_2d_multicast(uint32_t to, const CUtensorMap *map,
+                                                             uint64_t *bar, int2 at, uint16_t mask)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "h"(mask)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void tma_load_3d(uint32_t to, const CUtensorMap *map, uint64_t *bar,
+                                                   int3 at)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "r"(at.z)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void tma_load_3d_multicast(uint32_t to, const CUtensorMap *map,
+                                                             uint64_t *bar, int3 at, uint16_t mask)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "r"(at.z), "h"(mask)
+                 : "memory");
+}
+
+/* Copies 16 bytes, or writes 16 zero bytes where `valid` is false. */
+static __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, bool valid)
+{
+    const uint32_t bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(bytes)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void cp_async_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Returns once at most kPending of the calling thread's groups are unfinished. */
+template <int kPending> static __device__ __forceinline__ void cp_async_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+#endif

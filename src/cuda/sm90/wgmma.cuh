@@ -1,0 +1,110 @@
+/*
+ * wgmma.cuh: warpgroup matrix multiply, m64 x kN x k16, fp32 accumulators, operands in shared memory.
+ * PTX ISA, section "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
+ *
+ * Accumulators   thread t of the warpgroup holds, for each 8 columns j: d[4j], d[4j + 1] of row
+ *                16 * (t / 32) + (t % 32) / 4 at columns 8j + 2 * (t % 4) + {0, 1}, and d[4j + 2],
+ *                d[4j + 3] of the row eight further down.
+ */
+#ifndef EPF_SM90_WGMMA_CUH
+#define EPF_SM90_WGMMA_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+static __device__ __forceinline__ void wgmma_fence(void)
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ void wgmma_commit(void)
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int kPending> static __device__ __forceinline__ void wgmma_wait(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+static __device__ __forceinline__ void setmaxnreg_inc_232(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+}
+
+static __device__ __forceinline__ void setmaxnreg_dec_40(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+}
+
+/*
+ * Descriptor of an operand in the 128-byte swizzle.  Rows of 128 bytes come in groups of eight, 1024
+ * bytes from group to group.  `leading_bytes` is the distance of two 64-element blocks along M or N and
+ * matters only where that dimension is the contiguous one.
+ */
+static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t smem, uint32_t leading_bytes)
+{
+    const uint64_t swizzle_128 = (uint64_t)1 << 62;
+    const uint64_t group_stride = (uint64_t)(1024 >> 4) << 32;
+    const uint64_t leading = (uint64_t)(leading_bytes >> 4) << 16;
+    return swizzle_128 | group_stride | leading | ((smem & 0x3FFFF) >> 4);
+}
+
+/* clang-format off */
+#define EPF_S10(t) "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
+#define EPF_S64  EPF_S10() EPF_S10(1) EPF_S10(2) EPF_S10(3) EPF_S10(4) EPF_S10(5) "%60,%61,%62,%63"
+#define EPF_S128 EPF_S10() EPF_S10(1) EPF_S10(2) EPF_S10(3) EPF_S10(4) EPF_S10(5) EPF_S10(6) EPF_S10(7) \
+                 EPF_S10(8) EPF_S10(9) EPF_S10(10) EPF_S10(11) "%120,%121,%122,%123,%124,%125,%126,%127"
+#define EPF_F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
+                     "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define EPF_F32(d, i) EPF_F8(d, i), EPF_F8(d, i + 8), EPF_F8(d, i + 16), EPF_F8(d, i + 24)
+#define EPF_F64(d, i) EPF_F32(d, i), EPF_F32(d, i + 32)
+/* clang-format on */
+
+#define EPF_WGMMA(n, type, list, a, b, p, ta, tb)                                            \
+    "{\n"                                                                                    \
+    ".reg .pred accumulate;\n"                                                               \
+    "setp.ne.b32 accumulate, " p ", 0;\n"                                                    \
+    "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" list "}, " a ", " b  \
+    ", accumulate, 1, 1, " ta ", " tb ";\n"                                                  \
+    "}"
+
+/*
+ * d = a * b + (accumulate ? d : 0).  kMajorA, kMajorB: 0 where K is the operand's contiguous dimension,
+ * 1 where M or N is.
+ */
+template <typename T, int kN, int kMajorA, int kMajorB>
+static __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, int accumulate)
+{
+    constexpr bool kBf16 = sizeof(T) == 2 && __is_same(T, __nv_bfloat16);
+    static_assert(kN == 256 || kN == 128, "tile widths this file spells out");
+    if constexpr (kN == 256 && kBf16) {
+        asm volatile(EPF_WGMMA("256", "bf16", EPF_S128, "%128", "%129", "%130", "%131", "%132")
+                     : EPF_F64(d, 0), EPF_F64(d, 64)
+                     : "l"(a), "l"(b), "r"(accumulate), "n"(kMajorA), "n"(kMajorB));
+    } else if constexpr (kN == 256) {
+        asm volatile(EPF_WGMMA("256", "f16", EPF_S128, "%128", "%129", "%130", "%131", "%132")
+                     : EPF_F64(d, 0), EPF_F64(d, 64)
+                     : "l"(a), "l"(b), "r"(accumulate), "n"(kMajorA), "n"(kMajorB));
+    } else if constexpr (kBf16) {
+        asm volatile(EPF_WGMMA("128", "bf16", EPF_S64, "%64", "%65", "%66", "%67", "%68")
+                     : EPF_F64(d, 0)
+                     : "l"(a), "l"(b), "r"(accumulate), "n"(kMajorA), "n"(kMajorB));
+    } else {
+        asm volatile(EPF_WGMMA("128", "f16", EPF_S64, "%64", "%65", "%66", "%67", "%68")
+                     : EPF_F64(d, 0)
+                     : "l"(a), "l"(b), "r"(accumulate), "n"(kMajorA), "n"(kMajorB));
+    }
+}
+
+/* Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. */
+static __device__ __forceinline__ void stmatrix_x4(uint32_t to, uint32_t r0, uint32_t r1, uint32_t r2,
+                                                   uint32_t r3)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(r0),
+                 "r"(r1), "r"(r2), "r"(r3)
+                 : "memory");
+}
+
+#endif
