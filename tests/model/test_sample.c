@@ -13,7 +13,7 @@
 
 enum { LAYER = 2 };
 
-/* fp32 rounding of transformers' sums over H = 128 and I = 64, measured at 1.0e-7. */
+/* fp32 rounding of transformers' sums over H = 128 and I = 64, measured at 4.4e-7. */
 static const double tolerance = 1e-6;
 
 typedef struct sample {
