@@ -364,7 +364,8 @@ bool op_dispatch(op_rank *r)
 {
     const epf_dispatch_group_gemm_args args = op_dispatch_args(r);
 
-    if ((r->c->knobs.init_buffer && !init_buffer(r)) ||
+    /* A call that regrows loses what is in the send buffer, so it grows before. */
+    if (((r->c->knobs.init_buffer || r->c->knobs.in_place) && !init_buffer(r)) ||
         (r->c->knobs.in_place && !fill_send_buffer(r))) {
         return false;
     }

@@ -62,12 +62,13 @@ typedef struct op_case {
     const epf_data *data;
     op_knobs knobs;
     bool processes;
-    uint64_t timeout_ns; /* of the group; default 60 s                     */
+    uint64_t timeout_ns; /* of the group; default 20 s                     */
     epf_ref_route route;
     epf_ref_tensor b2_half; /* with swiglu: [E, H, N / 2]                     */
     op_expected ranks[EPF_PROBLEM_MAX_RANKS];
     epf_group *groups[EPF_PROBLEM_MAX_RANKS]; /* threads                                        */
     op_gather *gather;                        /* processes                                      */
+    void *user;                               /* rank->user of a test's own function; NULL: this */
     void *outputs[EPF_PROBLEM_MAX_RANKS];     /* [T_r, H] each: the last result's bits          */
 } op_case;
 
@@ -77,7 +78,7 @@ void op_case_free(op_case *c);
 /* 0, or the number of ranks that failed, each printed with `name` and the problem. */
 int32_t op_case_run(op_case *c, const char *name);
 
-/* The same with a function of the test's own, whose rank->user is the case. */
+/* The same with a function of the test's own, whose rank->user is c->user, or the case. */
 int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die, const char *name);
 
 /* Makes, runs, frees; true if all went well.  A routing that does not fit counts as well. */

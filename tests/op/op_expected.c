@@ -21,17 +21,21 @@ static bool one_in(epf_rng *rng, int32_t n)
     return epf_rng_below(rng, n) == 0;
 }
 
+/* Workers that move tokens and workers that expand or reduce together are at most all of them. */
 static void random_workers(epf_rng *rng, op_knobs *k)
 {
+    int32_t senders;
+
     k->num_workers = PICK(rng, 0, 0, 1, 2, 3);
     if (k->num_workers == 0) {
         return; /* the library's choice may be one worker, which leaves nothing to choose */
     }
     k->num_sm = epf_rng_range(rng, 0, k->num_workers);
     k->optional_sm = epf_rng_range(rng, 0, k->num_workers);
-    k->num_tail_sms = epf_rng_range(rng, 0, k->num_workers - 1);
+    senders = k->num_sm > k->optional_sm ? k->num_sm : k->optional_sm;
+    k->num_tail_sms = epf_rng_range(rng, 0, k->num_workers - (senders > 0 ? senders : 1));
     k->combine_sm = epf_rng_range(rng, 0, k->num_workers - 1);
-    k->num_reduce_sms = epf_rng_range(rng, 0, k->num_workers - 1);
+    k->num_reduce_sms = epf_rng_range(rng, 0, k->num_workers - 1 - k->combine_sm);
 }
 
 op_knobs op_knobs_random(uint64_t number, const epf_problem *problem)
@@ -151,7 +155,7 @@ op_case *op_case_make(const epf_data *data, const op_knobs *knobs, bool processe
     c->data = data;
     c->knobs = *knobs;
     c->processes = processes;
-    c->timeout_ns = UINT64_C(60000000000);
+    c->timeout_ns = UINT64_C(20000000000);
     c->b2_half = data->b2[0]; /* as many as [E, H, N / 2] needs */
     epf_data_route(data, knobs->local_scatter, knobs->full_scatter, &c->route);
     expect(c);

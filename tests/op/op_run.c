@@ -111,7 +111,7 @@ int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die
                          .processes = c->processes,
                          .may_die = may_die,
                          .function = function,
-                         .user = c};
+                         .user = c->user != NULL ? c->user : c};
     epf_group_config config;
     char problem[EPF_PROBLEM_TEXT];
     char full_name[2 * EPF_PROBLEM_TEXT];
