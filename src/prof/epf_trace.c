@@ -80,24 +80,107 @@ static int by_rank(const void *a, const void *b)
     return ((const epf_trace_rank *)a)->rank - ((const epf_trace_rank *)b)->rank;
 }
 
-static int by_rank_and_worker(const void *a, const void *b)
+static uint64_t first_begin(const epf_trace_lane *lane)
 {
-    const epf_trace_lane *const x = a, *const y = b;
-    return x->rank != y->rank ? x->rank - y->rank : x->worker - y->worker;
+    return lane->num_records > 0 ? lane->records[0].begin_ns : 0;
 }
 
-/* Puts ranks and lanes in order; a rank that comes twice is an error. */
-static epf_status sort(epf_trace *trace)
+static int by_rank_worker_and_time(const void *a, const void *b)
 {
-    qsort(trace->ranks, trace->num_ranks, sizeof *trace->ranks, by_rank);
-    qsort(trace->lanes, trace->num_lanes, sizeof *trace->lanes, by_rank_and_worker);
-    for (uint32_t i = 1; i < trace->num_ranks; i++) {
-        if (trace->ranks[i].rank == trace->ranks[i - 1].rank) {
-            return EPF_FAIL(EPF_E_FORMAT, "traces: two of the files hold rank %d",
-                            trace->ranks[i].rank);
+    const epf_trace_lane *const x = a, *const y = b;
+    if (x->rank != y->rank || x->worker != y->worker) {
+        return x->rank != y->rank ? x->rank - y->rank : x->worker - y->worker;
+    }
+    return first_begin(x) < first_begin(y) ? -1 : first_begin(x) > first_begin(y);
+}
+
+/* Lanes of one worker, in order of time, become the first of them. */
+static epf_status fold_lanes(epf_trace_lane *lanes, uint32_t num_lanes)
+{
+    epf_prof_record *records;
+    uint64_t num_records = 0, end_ns = 0;
+    for (uint32_t i = 0; i < num_lanes; i++) {
+        num_records += lanes[i].num_records;
+    }
+    records = epf_alloc(num_records, sizeof *records);
+    if (records == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "traces: %llu records", (unsigned long long)num_records);
+    }
+    num_records = 0;
+    for (uint32_t i = 0; i < num_lanes; i++) {
+        const uint64_t before = num_records;
+        for (uint64_t j = 0; j < lanes[i].num_records; j++) {
+            epf_prof_record *const rec = &records[num_records++];
+            *rec = lanes[i].records[j];
+            if (rec->event == EPF_PROF_LINK) {
+                rec->begin_ns += before;
+            } else if (rec->begin_ns < end_ns && num_records == before + 1) {
+                epf_free(records);
+                return EPF_FAIL(EPF_E_FORMAT, "traces: two of the files overlap in rank %d's time",
+                                lanes[i].rank);
+            } else if (rec->end_ns > end_ns) {
+                end_ns = rec->end_ns;
+            }
         }
     }
+    for (uint32_t i = 0; i < num_lanes; i++) {
+        epf_free(lanes[i].records);
+        lanes[i].records = NULL;
+    }
+    lanes[0].records = records;
+    lanes[0].num_records = num_records;
     return EPF_OK;
+}
+
+static epf_status fold_all_lanes(epf_trace *trace)
+{
+    const uint32_t num_lanes = trace->num_lanes;
+    epf_trace_lane *const lanes = trace->lanes;
+    uint32_t kept = 0;
+    for (uint32_t i = 0, end; i < num_lanes; i = end) {
+        for (end = i + 1; end < num_lanes && lanes[end].rank == lanes[i].rank &&
+                          lanes[end].worker == lanes[i].worker;) {
+            end++;
+        }
+        if (end - i > 1) {
+            EPF_TRY(fold_lanes(lanes + i, end - i));
+        }
+        if (kept != i) {
+            lanes[kept] = lanes[i];
+            lanes[i].records = NULL;
+        }
+        kept++;
+    }
+    trace->num_lanes = kept;
+    return EPF_OK;
+}
+
+static void fold_ranks(epf_trace *trace)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < trace->num_ranks; i++) {
+        const epf_trace_rank *const rank = &trace->ranks[i];
+        epf_trace_rank *const last = kept > 0 ? &trace->ranks[kept - 1] : NULL;
+        if (last == NULL || last->rank != rank->rank) {
+            trace->ranks[kept++] = *rank;
+            continue;
+        }
+        last->num_lost += rank->num_lost;
+        if (rank->monotonic_ns < last->monotonic_ns) {
+            last->monotonic_ns = rank->monotonic_ns;
+            last->boottime_ns = rank->boottime_ns;
+        }
+    }
+    trace->num_ranks = kept;
+}
+
+/* Puts ranks and lanes in order; what several files say of one rank becomes one. */
+static epf_status fold(epf_trace *trace)
+{
+    qsort(trace->ranks, trace->num_ranks, sizeof *trace->ranks, by_rank);
+    qsort(trace->lanes, trace->num_lanes, sizeof *trace->lanes, by_rank_worker_and_time);
+    fold_ranks(trace);
+    return fold_all_lanes(trace);
 }
 
 static epf_status join(epf_trace *const *parts, int32_t num_parts, epf_trace **trace)
@@ -121,7 +204,7 @@ static epf_status join(epf_trace *const *parts, int32_t num_parts, epf_trace **t
         st = EPF_FAIL(EPF_E_FORMAT, "traces: %u different events, must be at most %d",
                       made->num_events, EPF_TRACE_MAX_EVENTS);
     } else {
-        st = sort(made);
+        st = fold(made);
     }
     if (st != EPF_OK) {
         epf_trace_destroy(made);

@@ -71,10 +71,11 @@ epf_status epf_trace_read(const char *path, epf_trace **trace);
 epf_status epf_trace_parse(const void *data, size_t num_bytes, const char *source,
                            epf_trace **trace);
 
-/* Reads several files, each of other ranks, into one trace; a rank in two files is EPF_E_FORMAT. */
+/* Reads several files into one trace: of several ranks, and of calls one after the other (two files of
+   one rank that overlap in time are EPF_E_FORMAT). */
 epf_status epf_trace_read_all(const char *const *paths, int32_t num_paths, epf_trace **trace);
 
-/* Merges trace files of other ranks into one file. */
+/* The same, written to one file. */
 epf_status epf_trace_merge(const char *const *paths, int32_t num_paths, const char *out_path);
 
 /* Writes the file whole or not at all, and makes missing folders.  What a wait waited for is shown at

@@ -1,6 +1,6 @@
 /*
  * test_trace_roundtrip: what is written is what is read: every record, flow and number; the merged
- * file of all profiles is, byte for byte, the merge of the ranks' files.
+ * file of all profiles is, byte for byte, the merge of the ranks' files; files of two calls join.
  */
 #include <limits.h>
 #include <string.h>
@@ -73,6 +73,50 @@ static void check_same_file(const char *path_a, const char *path_b)
     free(b);
 }
 
+/* Two calls one after the other: each worker's records of the second follow those of the first. */
+static void check_two_calls(epf_prof **profs, const char *folder)
+{
+    enum { LATER_NS = 1000000 };
+    char first[PATH_MAX], second[PATH_MAX];
+    const char *const paths[] = {second, first};
+    epf_trace *a, *b, *both;
+    CHECK_OK(epf_prof_write_merged(profs, FIXTURE_RANKS, folder, "first"));
+    CHECK_OK(epf_trace_from_profs(profs, FIXTURE_RANKS, &a));
+    for (uint32_t i = 0; i < a->num_lanes; i++) {
+        for (uint64_t j = 0; j < a->lanes[i].num_records; j++) {
+            epf_prof_record *const rec = &a->lanes[i].records[j];
+            const bool is_link = rec->event == EPF_PROF_LINK;
+            rec->begin_ns += is_link ? 0 : LATER_NS;
+            rec->end_ns += is_link || rec->end_ns == 0 ? 0 : LATER_NS;
+            rec->flow_out += rec->flow_out != 0; /* another epoch's */
+            rec->flow_in += rec->flow_in != 0;
+        }
+    }
+    CHECK_OK(epf_prof_write_merged(profs, FIXTURE_RANKS, folder, "second"));
+    (void)snprintf(first, sizeof first, "%s/first_merged.perfetto-trace", folder);
+    (void)snprintf(second, sizeof second, "%s/second_merged.perfetto-trace", folder);
+    CHECK_OK(epf_trace_read(first, &b));
+    CHECK_OK(epf_trace_read_all(paths, 2, &both));
+    CHECK(both->num_ranks == FIXTURE_RANKS && both->num_lanes == b->num_lanes, "%u lanes",
+          both->num_lanes);
+    CHECK(both->ranks[2].num_lost == 2, "lost in each");
+    CHECK(sum_of_flows(both, false) == sum_of_flows(a, false) + sum_of_flows(b, false), "flows");
+    for (uint32_t i = 0; i < both->num_lanes; i++) {
+        const epf_trace_lane *const lane = &both->lanes[i];
+        const uint64_t half = b->lanes[i].num_records;
+        CHECK(lane->num_records == 2 * half, "lane %u", i);
+        CHECK(lane->records[half].begin_ns == lane->records[0].begin_ns + LATER_NS, "lane %u", i);
+        for (uint64_t j = 0; j < half; j++) {
+            const epf_prof_record *const rec = &lane->records[half + j];
+            CHECK(rec->event != EPF_PROF_LINK || rec->begin_ns == lane->records[j].begin_ns + half,
+                  "the link at %d", (int)j);
+        }
+    }
+    epf_trace_destroy(both);
+    epf_trace_destroy(b);
+    epf_trace_destroy(a);
+}
+
 int main(void)
 {
     const char *const base = fixture_folder("test_trace_roundtrip");
@@ -109,8 +153,9 @@ int main(void)
     CHECK_OK(epf_trace_merge(list, FIXTURE_RANKS, again));
     check_same_file(merged, again);
     list[1] = list[0];
-    CHECK(epf_trace_merge(list, FIXTURE_RANKS, again) == EPF_E_FORMAT, "a rank twice");
+    CHECK(epf_trace_merge(list, FIXTURE_RANKS, again) == EPF_E_FORMAT, "the same time twice");
     CHECK(strstr(epf_error_text(), "rank 2") != NULL, "%s", epf_error_text());
+    check_two_calls(profs, base);
     fixture_destroy(profs);
     return 0;
 }
