@@ -10,6 +10,7 @@
  *   EXPAND    the rows of M-tile t      recv_flag of each row            tile_ready[t], expert_ready[e]
  *   GEMM      one (M-tile, N-tile)      dispatch: tile_ready[t] or expert_ready[e]
  *                                       combine: entered[all]            tile_done[t] or gemm_done
+ *                                       alone: nothing                   nothing
  *   SCATTER   M-tile t, all columns     tile_done[t] = N-tiles           combine_flag[slot] on the owner
  *   GRAD      one weight-gradient tile  nothing
  *   REDUCE    num_warps tokens          fuse_scatter: combine_flag of each slot kept
@@ -55,7 +56,8 @@ typedef enum epf_phase_kind {
     EPF_PHASE_DISPATCH = 1,        /* dispatch + grouped GEMM                 */
     EPF_PHASE_COMBINE_SERIAL = 2,  /* grouped GEMM, barrier, pull and sum     */
     EPF_PHASE_COMBINE_SCATTER = 3, /* grouped GEMM, push as tiles finish, sum */
-    EPF_PHASE_GRAD = 4             /* weight gradients alone                  */
+    EPF_PHASE_GRAD = 4,            /* weight gradients alone: no peer takes part */
+    EPF_PHASE_GEMM = 5             /* a grouped GEMM alone: no peer takes part */
 } epf_phase_kind;
 
 enum { EPF_MAX_GRADS = 2 };
@@ -186,7 +188,7 @@ EPF_HD epf_need epf_phase_need(const epf_phase *p, int32_t task_class, int64_t i
         need.at_least = epf_word(p->epoch, p->block_wise ? 1u
                                                          : (uint32_t)(p->tiles.tile_offset[tile.expert + 1] -
                                                                       p->tiles.tile_offset[tile.expert]));
-    } else if (task_class == EPF_TASK_GEMM) {
+    } else if (task_class == EPF_TASK_GEMM && epf_phase_is_combine(p)) {
         need.object = EPF_OBJECT_ENTERED;
         need.end = p->num_ranks;
     } else if (task_class == EPF_TASK_SCATTER) {

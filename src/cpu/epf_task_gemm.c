@@ -2,6 +2,7 @@
  * epf_task_gemm.c: GEMM: one output tile, and where its rows go.
  *
  *   dispatch   gemm_output and, with SwiGLU, activation_output: the caller's memory
+ *   alone      gemm_output
  *   serial     combine_rows[row] of our own window, for the owners to pull
  *   scatter    combine_rows[slot] of the owner's window (direct), or staged[row] for SCATTER tasks
  */
@@ -152,6 +153,8 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, (int32_t)index);
     if (is_dispatch) {
         store_dispatch(worker, &tile, column, columns);
+    } else if (call->phase.kind == EPF_PHASE_GEMM) {
+        store_rows(call, &call->gemm_output, &tile, worker->tile[0], column, columns);
     } else {
         store_combine(call, &tile, worker->tile[0], column, columns);
         signal_tile(worker, &tile);

@@ -1,0 +1,489 @@
+/*
+ * bench_measure.c: times the fused operations and, taking turns with them, the unfused composition.
+ *
+ * Ranks are threads.  Before each timed piece all ranks meet; the piece's time is the slowest rank's.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/epf_unfused.h"
+#include "base/epf_alloc.h"
+#include "base/epf_clock.h"
+#include "base/epf_error.h"
+#include "bench.h"
+#include "core/epf_dtype.h"
+#include "core/epf_route.h"
+#include "cpu/epf_worker.h"
+#include "cpu/gemm/epf_convert.h"
+#include "prof/epf_trace.h"
+
+#define PROFILE_NAME "bench"
+
+enum { PASS_FUSED, PASS_SERIAL, PASS_UNFUSED, NUM_PASSES, WARMUP = 2 };
+
+/* One rank's operands. */
+typedef struct bench_rank {
+    const bench_problem *problem;
+    int32_t rank;
+    epf_group *group;
+    epf_op *op;
+    epf_layout *layout;
+    epf_weight *w1;           /* gate_up if gated                        */
+    epf_weight *w1_plain;     /* the same columns, for the unfused GEMM  */
+    epf_weight *w2;
+    epf_tensor input, ids, weight, output;
+    epf_memory raw, hidden;   /* [R, N] and [R, I]                       */
+    double *us[BENCH_NUM_OPS];
+    double *pass_us[NUM_PASSES];
+    epf_status status;
+    char error[512];
+} bench_rank;
+
+const char *bench_op_name(bench_op op)
+{
+    static const char *const names[] = {
+#define X(name, text, unfused) text,
+        BENCH_OP_MAP(X)
+#undef X
+    };
+    return names[op];
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a;
+    const double y = *(const double *)b;
+    return x < y ? -1 : x > y ? 1 : 0;
+}
+
+double bench_quantile(double *values, int32_t count, double p)
+{
+    qsort(values, (size_t)count, sizeof *values, compare_doubles);
+    return values[(int32_t)(p * (count - 1) + 0.5)];
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return *state >> 33;
+}
+
+static double uniform(uint64_t *state)
+{
+    return ((double)next_random(state) + 0.5) / 2147483648.0;
+}
+
+static epf_status random_tensor(epf_tensor *t, int32_t dtype, int32_t ndim, const int64_t *shape,
+                                double scale, uint64_t seed)
+{
+    int64_t count = 1;
+    void *data;
+    for (int32_t d = 0; d < ndim; d++) {
+        count *= shape[d];
+    }
+    data = epf_alloc_aligned((size_t)count, (size_t)epf_dtype_bytes(dtype), 64);
+    if (data == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: %lld elements", (long long)count);
+    }
+    for (int64_t i = 0; i < count; i++) { /* Box-Muller: normal, never zeros */
+        const double radius = sqrt(-2.0 * log(uniform(&seed)));
+        const float value = (float)(scale * radius * cos(6.283185307179586 * uniform(&seed)));
+        epf_convert_from_f32((uint8_t *)data + i * epf_dtype_bytes(dtype), &value, (epf_dtype)dtype, 1);
+    }
+    return epf_tensor_make(t, data, (epf_dtype)dtype, ndim, shape);
+}
+
+/* K different experts per token, by weight 1 (uniform) or 1 / (1 + expert) (Zipf). */
+static void random_routing(const bench_problem *p, int32_t *ids, uint64_t seed)
+{
+    for (int64_t t = 0; t < p->num_tokens; t++) {
+        int32_t *const chosen = ids + t * p->topk;
+        for (int32_t k = 0; k < p->topk;) {
+            const int32_t e = (int32_t)(next_random(&seed) % (uint64_t)p->num_experts);
+            bool is_new = !p->is_zipf || uniform(&seed) * (e + 1) < 1.0;
+            for (int32_t j = 0; j < k && is_new; j++) {
+                is_new = chosen[j] != e;
+            }
+            if (is_new) {
+                chosen[k++] = e;
+            }
+        }
+    }
+}
+
+static epf_status pack(bench_rank *b, int64_t n, int64_t k, bool gate_up, uint64_t seed, epf_weight **w)
+{
+    const bench_problem *const p = b->problem;
+    const int64_t shape[3] = {p->num_experts / p->num_ranks, n, k};
+    epf_weight_config c;
+    epf_status st;
+    EPF_TRY(epf_weight_config_init(&c));
+    EPF_TRY(random_tensor(&c.tensor, p->dtype, 3, shape, 1.0 / sqrt((double)k), seed));
+    c.gate_up = gate_up;
+    st = epf_weight_create(b->op, &c, w);
+    epf_free(c.tensor.data);
+    return st;
+}
+
+static epf_status prepare(bench_rank *b)
+{
+    const bench_problem *const p = b->problem;
+    const uint64_t seed = p->seed * 1000 + (uint64_t)b->rank * 10;
+    const int64_t tokens[2] = {p->num_tokens, p->hidden};
+    const int64_t slots[2] = {p->num_tokens, p->topk};
+    epf_op_config config;
+    int32_t *ids;
+    EPF_TRY(epf_op_config_init(&config));
+    config.max_tokens = p->num_tokens;
+    config.hidden = p->hidden;
+    config.topk = p->topk;
+    config.num_tot_experts = p->num_experts;
+    config.dtype = p->dtype;
+    config.num_workers = p->num_workers;
+    config.pin_workers = true;
+    EPF_TRY(epf_op_create(b->group, &config, &b->op));
+    EPF_TRY(pack(b, p->columns, p->hidden, p->gated, seed + 1, &b->w1));
+    if (p->gated) {
+        EPF_TRY(pack(b, p->columns, p->hidden, false, seed + 1, &b->w1_plain));
+    }
+    EPF_TRY(pack(b, p->hidden, p->intermediate, false, seed + 2, &b->w2));
+    EPF_TRY(random_tensor(&b->input, p->dtype, 2, tokens, 1.0, seed + 3));
+    EPF_TRY(random_tensor(&b->output, p->dtype, 2, tokens, 1.0, seed + 4));
+    EPF_TRY(random_tensor(&b->weight, EPF_DTYPE_F32, 2, slots, 0.1, seed + 5));
+    ids = epf_alloc((size_t)(slots[0] * slots[1]), sizeof *ids);
+    if (ids == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: %lld slots", (long long)(slots[0] * slots[1]));
+    }
+    random_routing(p, ids, seed + 6);
+    return epf_tensor_make(&b->ids, ids, EPF_DTYPE_I32, 2, slots);
+}
+
+/* Times one piece after all ranks met; `at` is NULL while warming up. */
+#define TIMED(b, expression, at)                                    \
+    do {                                                            \
+        uint64_t timed_begin;                                       \
+        EPF_TRY(epf_op_barrier((b)->op));                           \
+        timed_begin = epf_now_ns();                                 \
+        EPF_TRY(expression);                                        \
+        if ((at) != NULL) {                                         \
+            *(at) = (double)(epf_now_ns() - timed_begin) * 1e-3;    \
+        }                                                           \
+    } while (0)
+
+static epf_status run_preprocess(bench_rank *b)
+{
+    epf_preprocess_args a;
+    EPF_TRY(epf_preprocess_args_init(&a));
+    a.exp_indices = b->ids;
+    return epf_preprocess(b->op, &a, &b->layout);
+}
+
+static epf_status reserve_rows(bench_rank *b)
+{
+    const int64_t bytes = (int64_t)b->layout->num_rows * epf_dtype_bytes(b->problem->dtype);
+    EPF_TRY(epf_memory_reserve(&b->raw, epf_max64(bytes * b->problem->columns, 1), "bench"));
+    return epf_memory_reserve(&b->hidden, epf_max64(bytes * b->problem->intermediate, 1), "bench");
+}
+
+static epf_tensor rows_tensor(const bench_rank *b, const epf_memory *memory, int64_t columns)
+{
+    const int64_t shape[2] = {b->layout->num_rows, columns};
+    return epf_tensor_of(memory->data, b->problem->dtype, 2, shape);
+}
+
+static epf_status run_dispatch(bench_rank *b, bool is_profiled)
+{
+    const bench_problem *const p = b->problem;
+    epf_dispatch_group_gemm_args a;
+    EPF_TRY(epf_dispatch_group_gemm_args_init(&a));
+    a.layout = b->layout;
+    a.input = b->input;
+    a.weight = b->weight;
+    a.packed_weight = b->w1;
+    a.use_block_wise_barrier = true;
+    a.enable_profiler = is_profiled;
+    a.profile_file_name = PROFILE_NAME "_dispatch";
+    if (p->gated) {
+        a.activation = EPF_ACTIVATION_SWIGLU;
+        a.activation_output = rows_tensor(b, &b->hidden, p->intermediate);
+        a.keep_gemm_output = false;
+    } else {
+        a.gemm_output_data = rows_tensor(b, &b->hidden, p->intermediate);
+    }
+    return epf_dispatch_group_gemm(b->op, &a, NULL);
+}
+
+static epf_status run_combine(bench_rank *b, int32_t mode, bool is_profiled)
+{
+    epf_group_gemm_combine_args a;
+    EPF_TRY(epf_group_gemm_combine_args_init(&a));
+    a.layout = b->layout;
+    a.gemm_input_data = rows_tensor(b, &b->hidden, b->problem->intermediate);
+    a.packed_weight = b->w2;
+    a.combine_output = b->output;
+    a.combine_mode = mode;
+    a.enable_profiler = is_profiled;
+    a.profile_file_name = PROFILE_NAME "_combine";
+    return epf_group_gemm_combine(b->op, &a, NULL);
+}
+
+/* SwiGLU as a pass of its own over what GEMM 1 has written. */
+static epf_status run_swiglu(bench_rank *b)
+{
+    const int64_t n = b->problem->columns;
+    const int64_t half = b->problem->intermediate;
+    const epf_dtype dtype = (epf_dtype)b->problem->dtype;
+    const int64_t bytes = epf_dtype_bytes(dtype);
+    const float *const weights = epf_unfused_recv_weights(b->op);
+    float *const work = epf_alloc((size_t)n, sizeof *work);
+    if (work == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: row");
+    }
+    for (int64_t row = 0; row < b->layout->num_rows; row++) {
+        epf_convert_to_f32(work, (uint8_t *)b->raw.data + row * n * bytes, dtype, n);
+        epf_swiglu_row(work, work + half, weights[row], (int32_t)half);
+        epf_convert_from_f32((uint8_t *)b->hidden.data + row * half * bytes, work, dtype, half);
+    }
+    epf_free(work);
+    return EPF_OK;
+}
+
+/* Where a sample of this iteration goes, or NULL. */
+static double *sample(bench_rank *b, bench_op op, int32_t iteration)
+{
+    return iteration >= 0 ? &b->us[op][iteration] : NULL;
+}
+
+static epf_status unfused_pieces(bench_rank *b, int32_t i)
+{
+    const bench_problem *const p = b->problem;
+    const epf_rows recv = epf_unfused_recv_rows(b->op);
+    const epf_rows y = epf_unfused_combine_rows(b->op);
+    const epf_rows raw = {b->raw.data, p->columns};
+    const epf_rows hidden = {b->hidden.data, p->intermediate};
+    TIMED(b, epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight),
+          sample(b, BENCH_UNFUSED_DISPATCH, i));
+    TIMED(b, epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1, recv, p->gated ? raw : hidden),
+          sample(b, BENCH_UNFUSED_GEMM1, i));
+    if (p->gated) {
+        TIMED(b, run_swiglu(b), sample(b, BENCH_UNFUSED_SWIGLU, i));
+    }
+    TIMED(b, epf_unfused_gemm(b->op, b->layout, b->w2, hidden, y), sample(b, BENCH_UNFUSED_GEMM2, i));
+    TIMED(b, epf_unfused_combine(b->op, b->layout, &b->output), sample(b, BENCH_UNFUSED_COMBINE, i));
+    return EPF_OK;
+}
+
+/* A whole layer, no stops between its parts but their own. */
+static epf_status run_pass(bench_rank *b, int32_t pass)
+{
+    const bench_problem *const p = b->problem;
+    const epf_rows raw = {b->raw.data, p->columns};
+    const epf_rows hidden = {b->hidden.data, p->intermediate};
+    EPF_TRY(run_preprocess(b));
+    if (pass != PASS_UNFUSED) {
+        EPF_TRY(run_dispatch(b, false));
+        return run_combine(b, pass == PASS_SERIAL ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER, false);
+    }
+    EPF_TRY(epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight));
+    EPF_TRY(epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1,
+                             epf_unfused_recv_rows(b->op), p->gated ? raw : hidden));
+    if (p->gated) {
+        EPF_TRY(run_swiglu(b));
+    }
+    EPF_TRY(epf_unfused_gemm(b->op, b->layout, b->w2, hidden, epf_unfused_combine_rows(b->op)));
+    return epf_unfused_combine(b->op, b->layout, &b->output);
+}
+
+static epf_status run_rank(bench_rank *b)
+{
+    EPF_TRY(prepare(b));
+    EPF_TRY(run_preprocess(b));
+    EPF_TRY(reserve_rows(b));
+    for (int32_t i = -WARMUP; i < b->problem->repeat; i++) {
+        TIMED(b, run_preprocess(b), sample(b, BENCH_PREPROCESS, i));
+        TIMED(b, run_dispatch(b, false), sample(b, BENCH_DISPATCH_GEMM, i));
+        TIMED(b, run_combine(b, EPF_COMBINE_FUSE_SCATTER, false), sample(b, BENCH_GEMM_COMBINE, i));
+        TIMED(b, run_combine(b, EPF_COMBINE_SERIAL, false), sample(b, BENCH_GEMM_COMBINE_SERIAL, i));
+        EPF_TRY(unfused_pieces(b, i));
+        for (int32_t k = 0; k < NUM_PASSES; k++) {
+            const int32_t pass = (k + i + WARMUP) % NUM_PASSES; /* turns: who goes first changes */
+            TIMED(b, run_pass(b, pass), i >= 0 ? &b->pass_us[pass][i] : NULL);
+        }
+    }
+    EPF_TRY(run_dispatch(b, true));
+    return run_combine(b, EPF_COMBINE_FUSE_SCATTER, true);
+}
+
+static void *rank_main(void *argument)
+{
+    bench_rank *const b = argument;
+    b->status = run_rank(b);
+    if (b->status != EPF_OK) {
+        strncpy(b->error, epf_last_error(), sizeof b->error - 1);
+    }
+    return NULL;
+}
+
+/* Quantile over repeats of the slowest rank's time. */
+static double slowest(double *const *samples, int32_t num_ranks, int32_t repeat, double p)
+{
+    double worst[1024];
+    for (int32_t i = 0; i < repeat && i < 1024; i++) {
+        worst[i] = 0.0;
+        for (int32_t r = 0; r < num_ranks; r++) {
+            worst[i] = samples[r][i] > worst[i] ? samples[r][i] : worst[i];
+        }
+    }
+    return bench_quantile(worst, repeat < 1024 ? repeat : 1024, p);
+}
+
+static void count_rows(const bench_rank *ranks, bench_result *result)
+{
+    const bench_problem *const p = ranks[0].problem;
+    const int32_t num_local = p->num_experts / p->num_ranks;
+    for (int32_t r = 0; r < p->num_ranks; r++) {
+        const int32_t *const ids = ranks[r].ids.data;
+        result->rows += ranks[r].layout->num_rows;
+        result->tokens += p->num_tokens;
+        for (int64_t t = 0; t < p->num_tokens; t++) {
+            for (int32_t k = 0; k < p->topk; k++) {
+                result->carried += epf_route_carrier(ids + t * p->topk, p->topk, p->num_experts,
+                                                     num_local, k) == k;
+            }
+        }
+    }
+}
+
+/* FLOP over the time workers spent inside GEMM tiles of the profiled calls, for all threads. */
+static epf_status read_main_rate(const bench_problem *p, bench_result *result)
+{
+    static const char *const phases[] = {"dispatch", "combine"};
+    double ns = 0.0;
+    for (size_t f = 0; f < 2; f++) {
+        for (int32_t r = 0; r < p->num_ranks; r++) {
+            char path[128];
+            epf_trace *trace = NULL;
+            (void)snprintf(path, sizeof path, "prof/mega/" PROFILE_NAME "_%s_rank_%d.perfetto-trace",
+                           phases[f], r);
+            EPF_TRY(epf_trace_read(path, &trace));
+            for (uint32_t l = 0; l < trace->num_lanes; l++) {
+                for (uint64_t i = 0; i < trace->lanes[l].num_records; i++) {
+                    const epf_prof_record *const rec = &trace->lanes[l].records[i];
+                    if (rec->event < trace->num_events &&
+                        strcmp(trace->events[rec->event].name, "group_gemm_main") == 0) {
+                        ns += (double)(rec->end_ns - rec->begin_ns);
+                    }
+                }
+            }
+            epf_trace_destroy(trace);
+        }
+    }
+    result->main_gflops = 2.0 * (double)result->rows * p->hidden *
+                          (double)(p->columns + p->intermediate) / ns * p->num_ranks * p->num_workers;
+    return EPF_OK;
+}
+
+static epf_status collect(const bench_rank *ranks, bench_result *result)
+{
+    const bench_problem *const p = ranks[0].problem;
+    double *samples[1024];
+    double *const layers[NUM_PASSES] = {&result->fused_layer_us, &result->serial_layer_us,
+                                        &result->unfused_layer_us};
+    for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
+        for (int32_t r = 0; r < p->num_ranks; r++) {
+            samples[r] = ranks[r].us[op];
+        }
+        result->us[op] = slowest(samples, p->num_ranks, p->repeat, 0.5);
+        result->us_low[op] = slowest(samples, p->num_ranks, p->repeat, 0.1);
+        result->us_high[op] = slowest(samples, p->num_ranks, p->repeat, 0.99);
+    }
+    for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+        for (int32_t r = 0; r < p->num_ranks; r++) {
+            samples[r] = ranks[r].pass_us[pass];
+        }
+        *layers[pass] = slowest(samples, p->num_ranks, p->repeat, 0.5);
+    }
+    count_rows(ranks, result);
+    return read_main_rate(p, result);
+}
+
+static void release(bench_rank *b)
+{
+    epf_layout_destroy(b->layout);
+    epf_weight_destroy(b->w1);
+    epf_weight_destroy(b->w1_plain);
+    epf_weight_destroy(b->w2);
+    epf_op_destroy(b->op);
+    epf_group_destroy(b->group);
+    epf_free(b->input.data);
+    epf_free(b->ids.data);
+    epf_free(b->weight.data);
+    epf_free(b->output.data);
+    epf_free(b->raw.data);
+    epf_free(b->hidden.data);
+    for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
+        epf_free(b->us[op]);
+    }
+    for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+        epf_free(b->pass_us[pass]);
+    }
+}
+
+static epf_status make_ranks(const bench_problem *p, bench_rank *ranks)
+{
+    epf_group *groups[1024];
+    EPF_TRY(epf_group_create_threads(p->num_ranks, NULL, groups));
+    for (int32_t r = 0; r < p->num_ranks; r++) {
+        bool is_there = true;
+        ranks[r].problem = p;
+        ranks[r].rank = r;
+        ranks[r].group = groups[r];
+        for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
+            ranks[r].us[op] = epf_alloc((size_t)p->repeat, sizeof(double));
+            is_there = is_there && ranks[r].us[op] != NULL;
+        }
+        for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
+            ranks[r].pass_us[pass] = epf_alloc((size_t)p->repeat, sizeof(double));
+            is_there = is_there && ranks[r].pass_us[pass] != NULL;
+        }
+        if (!is_there) {
+            return EPF_FAIL(EPF_E_NO_MEMORY, "bench: samples");
+        }
+    }
+    return EPF_OK;
+}
+
+epf_status bench_measure(const bench_problem *problem, bench_result *result)
+{
+    pthread_t threads[1024];
+    epf_status st;
+    bench_rank *const ranks = epf_alloc((size_t)problem->num_ranks, sizeof *ranks);
+    if (ranks == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: %d ranks", problem->num_ranks);
+    }
+    memset(result, 0, sizeof *result);
+    st = make_ranks(problem, ranks);
+    if (st == EPF_OK) {
+        for (int32_t r = 0; r < problem->num_ranks; r++) {
+            if (pthread_create(&threads[r], NULL, rank_main, &ranks[r]) != 0) {
+                abort(); /* the ranks already started would wait for their timeout */
+            }
+        }
+        for (int32_t r = 0; r < problem->num_ranks; r++) {
+            (void)pthread_join(threads[r], NULL);
+        }
+        for (int32_t r = 0; r < problem->num_ranks && st == EPF_OK; r++) {
+            st = ranks[r].status == EPF_OK ? EPF_OK
+                                           : EPF_FAIL(ranks[r].status, "%s", ranks[r].error);
+        }
+    }
+    st = st == EPF_OK ? collect(ranks, result) : st;
+    st = st == EPF_OK ? bench_measure_ceiling(problem, &result->ceiling) : st;
+    for (int32_t r = 0; r < problem->num_ranks; r++) {
+        release(&ranks[r]);
+    }
+    epf_free(ranks);
+    return st;
+}
