@@ -9,7 +9,7 @@
 #include "base/epf_error.h"
 #include "prof/epf_trace.h"
 
-enum { NAME_BYTES_MAX = 100, CACHE_LINE = 64 };
+enum { NAME_BYTES_MAX = 100, CACHE_LINE = 64, LIKELY_AT_LEAST = 1024 };
 
 /* Records and buffers are read across compilers, and one day across devices. */
 _Static_assert(sizeof(epf_prof_record) == 48, "fixed layout");
@@ -45,9 +45,15 @@ static uint64_t read_clock(clockid_t clock)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/*
+ * Any worker may turn out to do all tasks, so each buffer has room for all; but what it will likely
+ * fill is twice its share.  Those pages are touched now, so that recording does not wait for them.
+ */
 static epf_status allocate(epf_prof *prof, uint64_t capacity)
 {
     const size_t num_buffers = (size_t)prof->num_workers + 1;
+    const uint64_t likely = 2 * capacity / (uint64_t)prof->num_workers + LIKELY_AT_LEAST;
+    const uint64_t touched = likely < capacity ? likely : capacity;
     size_t bytes;
     if (__builtin_mul_overflow(capacity * sizeof(epf_prof_record), num_buffers, &bytes)) {
         bytes = SIZE_MAX;
@@ -59,12 +65,11 @@ static epf_status allocate(epf_prof *prof, uint64_t capacity)
                         "profile of rank %d: %zu bytes for %zu buffers of %llu records",
                         prof->rank.rank, bytes, num_buffers, (unsigned long long)capacity);
     }
-    /* Touch every page now, so that recording never waits for one. */
-    memset(prof->records, 0, bytes);
     memset(prof->buffers, 0, num_buffers * sizeof(epf_prof_buffer));
     for (size_t i = 0; i < num_buffers; i++) {
         prof->buffers[i].records = prof->records + i * capacity;
         prof->buffers[i].capacity = capacity;
+        memset(prof->buffers[i].records, 0, touched * sizeof(epf_prof_record));
     }
     return EPF_OK;
 }

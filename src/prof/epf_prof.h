@@ -32,7 +32,7 @@ typedef struct epf_prof_config {
     uint64_t records_per_worker; /* most tasks of one worker, times the records and links each */
 } epf_prof_config;
 
-/* EPF_E_INVALID, EPF_E_NO_MEMORY.  All memory of the profile is taken, and touched, here. */
+/* EPF_E_INVALID, EPF_E_NO_MEMORY.  All memory of the profile is taken here. */
 epf_status epf_prof_create(const epf_prof_config *config, epf_prof **prof);
 
 /* Accepts NULL. */

@@ -88,8 +88,10 @@ typedef struct epf_prof_buffer {
 
 /*
  * The id of one signal, equal wherever it is computed, so that sender and waiter need not talk.
- * `index` says which signal of this source it is (which counter of which rank).  Different for
- * different arguments while source_rank < 2^12 and calls are less than 2^16 epochs apart; never 0.
+ * `index` says which signal of this source it is (which counter of which rank).  A flow joins one
+ * sender to one waiter: where several wait for the same counter, give each an index of its own.
+ * Different for different arguments while source_rank < 2^12 and calls are less than 2^16 epochs
+ * apart; never 0.
  */
 EPF_HD uint64_t epf_prof_flow(uint64_t epoch, int32_t source_rank, epf_prof_object object,
                               uint32_t index)
