@@ -174,31 +174,20 @@ epf_status epf_worker_raise(epf_worker *worker, epf_status status)
     return status;
 }
 
-epf_status epf_worker_reserve(epf_worker *worker, int64_t tile_floats, int64_t sum_floats)
+epf_status epf_worker_reserve(epf_worker *worker, int64_t tile_floats)
 {
-    if (tile_floats > worker->tile_floats) {
-        for (int i = 0; i < 2; i++) {
-            epf_free(worker->tile[i]);
-            worker->tile[i] = NULL;
-        }
-        worker->tile_floats = 0;
-        for (int i = 0; i < 2; i++) {
-            worker->tile[i] = epf_alloc_aligned((size_t)tile_floats, sizeof(float), 64);
-            if (worker->tile[i] == NULL) {
-                return EPF_FAIL(EPF_E_NO_MEMORY, "tile of a worker: %lld floats", (long long)tile_floats);
-            }
-        }
-        worker->tile_floats = tile_floats;
+    if (tile_floats <= worker->tile_floats) {
+        return EPF_OK;
     }
-    if (sum_floats > worker->sum_floats) {
-        epf_free(worker->sum);
-        worker->sum_floats = 0;
-        worker->sum = epf_alloc_aligned((size_t)sum_floats, sizeof(float), 64);
-        if (worker->sum == NULL) {
-            return EPF_FAIL(EPF_E_NO_MEMORY, "row of a worker: %lld floats", (long long)sum_floats);
+    worker->tile_floats = 0;
+    for (int i = 0; i < 2; i++) {
+        epf_free(worker->tile[i]);
+        worker->tile[i] = epf_alloc_aligned((size_t)tile_floats, sizeof(float), 64);
+        if (worker->tile[i] == NULL) {
+            return EPF_FAIL(EPF_E_NO_MEMORY, "tile of a worker: %lld floats", (long long)tile_floats);
         }
-        worker->sum_floats = sum_floats;
     }
+    worker->tile_floats = tile_floats;
     return EPF_OK;
 }
 
@@ -441,7 +430,6 @@ void epf_exec_destroy(epf_exec *exec)
         epf_gemm_scratch_destroy(exec->workers[w].scratch);
         epf_free(exec->workers[w].tile[0]);
         epf_free(exec->workers[w].tile[1]);
-        epf_free(exec->workers[w].sum);
     }
     epf_free(exec->workers);
     epf_free(exec->tile_ready);

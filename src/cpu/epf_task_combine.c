@@ -110,30 +110,51 @@ static void store_gates(const epf_call *call, int64_t token)
     }
 }
 
-/* sum[0, H): fp32 sum over the token's kept slots, k ascending; sum[H, 2 H) is working memory. */
-static void sum_token(const epf_call *call, int64_t token, float *sum)
+/* Columns summed at a time: the sum and the row being added stay in the first cache. */
+enum { SUM_COLUMNS = 1024 };
+
+static float slot_factor(const epf_call *call, int64_t slot)
+{
+    const int64_t token = slot / call->shape.topk;
+    const int64_t k = slot % call->shape.topk;
+    return call->combine_weights.data == NULL
+               ? 1.0f
+               : ((const float *)call->combine_weights.data)[token * call->combine_weights.stride + k];
+}
+
+static void add_scaled(float *sum, const float *row, float factor, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        sum[i] += factor * row[i];
+    }
+}
+
+/* sum[0, count): fp32 sum of columns [first, first + count) over the token's kept slots, k ascending. */
+static void sum_columns(const epf_call *call, int64_t token, int32_t first, int32_t count, float *sum)
 {
     const epf_shape *const s = &call->shape;
-    float *const row = sum + s->hidden;
-    bool is_first = true;
-    for (int64_t k = 0; k < s->topk; k++) {
-        const int64_t slot = token * s->topk + k;
-        float factor = 1.0f;
-        if (epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
-            continue;
+    float row[SUM_COLUMNS];
+    memset(sum, 0, (size_t)count * sizeof *sum);
+    for (int64_t slot = token * s->topk; slot < (token + 1) * s->topk; slot++) {
+        if (!epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
+            epf_convert_to_f32(row, y_of_slot(call, slot) + (int64_t)first * s->token_bytes,
+                               (epf_dtype)call->dtype, count);
+            add_scaled(sum, row, slot_factor(call, slot), count);
         }
-        if (call->combine_weights.data != NULL) {
-            factor = ((const float *)call->combine_weights.data)[token * call->combine_weights.stride + k];
-        }
-        epf_convert_to_f32(row, y_of_slot(call, slot), (epf_dtype)call->dtype, s->hidden);
-        for (int32_t h = 0; h < s->hidden; h++) {
-            const float term = factor * row[h];
-            sum[h] = is_first ? term : sum[h] + term;
-        }
-        is_first = false;
     }
-    if (is_first) {
-        memset(sum, 0, (size_t)s->hidden * sizeof *sum);
+}
+
+static void sum_token(const epf_call *call, int64_t token)
+{
+    const int32_t hidden = call->shape.hidden;
+    const int64_t bytes = call->shape.token_bytes;
+    uint8_t *const to =
+        (uint8_t *)call->combine_output.data + token * call->combine_output.stride * bytes;
+    float sum[SUM_COLUMNS];
+    for (int32_t first = 0; first < hidden; first += SUM_COLUMNS) {
+        const int32_t count = hidden - first < SUM_COLUMNS ? hidden - first : SUM_COLUMNS;
+        sum_columns(call, token, first, count, sum);
+        epf_convert_from_f32(to + first * bytes, sum, (epf_dtype)call->dtype, count);
     }
 }
 
@@ -175,12 +196,8 @@ epf_status epf_task_reduce(epf_worker *worker, int64_t index)
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_COMBINE_TOPK_REDUCE, (int32_t)index);
     epf_prof_detail(rec, EPF_PROF_NONE, (int32_t)(end - begin));
-    EPF_TRY(epf_worker_reserve(worker, 0, 2 * (int64_t)s->hidden));
     for (int64_t token = begin; token < end; token++) {
-        uint8_t *const to = (uint8_t *)call->combine_output.data +
-                            token * call->combine_output.stride * s->token_bytes;
-        sum_token(call, token, worker->sum);
-        epf_convert_from_f32(to, worker->sum, (epf_dtype)call->dtype, s->hidden);
+        sum_token(call, token);
         if (call->has_gate) {
             store_gates(call, token);
         }

@@ -146,7 +146,7 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_MAIN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);
-    EPF_TRY(epf_worker_reserve(worker, (int64_t)call->phase.tiles.block_m * info.block_n, 0));
+    EPF_TRY(epf_worker_reserve(worker, (int64_t)call->phase.tiles.block_m * info.block_n));
     for (int32_t segment = 0; segment < info.num_segments; segment++) {
         EPF_TRY(multiply(worker, &tile, segment, columns));
     }

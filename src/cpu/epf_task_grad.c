@@ -53,7 +53,7 @@ epf_status epf_task_grad(epf_worker *worker, int64_t index)
     epf_prof_record *const rec =
         epf_prof_begin(worker->lane, EPF_PROF_WEIGHT_GRAD_MAIN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, call->phase.tiles.rows[tile.expert]);
-    EPF_TRY(epf_worker_reserve(worker, (int64_t)map->block_n * map->block_k, 0));
+    EPF_TRY(epf_worker_reserve(worker, (int64_t)map->block_n * map->block_k));
     EPF_TRY(sum_rows(worker, &tile));
     for (int64_t i = 0; i < tile.num_n; i++) {
         const int64_t at =

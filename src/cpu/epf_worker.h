@@ -19,8 +19,6 @@ typedef struct epf_worker {
     epf_gemm_scratch *scratch;
     float *tile[2];             /* [block_m, panel columns] results of a tile    */
     int64_t tile_floats;        /* of each                                       */
-    float *sum;                 /* [2 H] a token's sum, and the row being added  */
-    int64_t sum_floats;
     epf_prof_buffer *lane;      /* NULL: not recording                           */
     epf_status status;          /* of the call that ran last                     */
 } epf_worker;
@@ -60,8 +58,8 @@ epf_status epf_worker_wait(epf_worker *worker, const epf_need *need, int32_t sou
 /* Gives up for all ranks with this status; returns it. */
 epf_status epf_worker_raise(epf_worker *worker, epf_status status);
 
-/* Makes room for the results of one tile and of one row. */
-epf_status epf_worker_reserve(epf_worker *worker, int64_t tile_floats, int64_t sum_floats);
+/* Makes room for the results of one tile. */
+epf_status epf_worker_reserve(epf_worker *worker, int64_t tile_floats);
 
 /* The tasks, one function per class. */
 epf_status epf_task_dispatch(epf_worker *worker, int64_t index);
