@@ -137,6 +137,7 @@ static epf_status read_job(const struct family *family, get_variable *get, epf_e
     }
     if (!any) {
         append_starter(env->job, sizeof env->job);
+        append(env->variables, sizeof env->variables, ", ", "the starter's process id");
     }
     return EPF_OK;
 }

@@ -95,12 +95,13 @@ static epf_status send_to(struct run *run, int32_t r)
 /* Whether the frame is of this collective (*ours), of the past (neither), or a reason to stop. */
 static epf_status place_frame(struct run *run, int32_t r, const epf_frame *frame, bool *ours)
 {
-    const epf_process_comm *comm = run->comm;
+    epf_process_comm *comm = run->comm;
     *ours = false;
     if (frame->type != EPF_FRAME_DATA || frame->rank != r) {
         return bad_frame(run, r, "a message that does not belong here");
     }
     if (frame->generation > comm->generation) {
+        comm->peers[r].generation = frame->generation; /* its announcement is not sent again */
         return EPF_FAIL(EPF_E_STATE,
                         "rank %" PRId32 ": rank %" PRId32 " is resetting the group; reset it here",
                         comm->head.rank, r);

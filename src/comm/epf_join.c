@@ -225,8 +225,9 @@ static void seat(struct join *join, int *links, int link, const epf_frame *frame
     epf_link_close(&link);
 }
 
-/* Rank 0: frees the seats of those who died since; returns the lowest empty one, or num_ranks. */
-static int32_t first_empty_seat(const struct join *join, int *links)
+/* Rank 0: frees the seats of those who went again; returns an empty one, or num_ranks.  Best one
+ * whose rank never came: others may have gone because of it. */
+static int32_t empty_seat(const struct join *join, int *links)
 {
     int32_t empty = join->config->num_ranks;
     for (int32_t r = join->config->num_ranks - 1; r >= 1; r--) {
@@ -234,7 +235,11 @@ static int32_t first_empty_seat(const struct join *join, int *links)
         if (links[r] >= 0 && epf_link_peek(links[r], &frame) != EPF_LINK_AGAIN) {
             epf_link_close(&links[r]); /* closed, or not silent as a seated guest is */
         }
-        empty = links[r] < 0 ? r : empty;
+        const bool never_came = join->roster.ids[r] == 0;
+        if (links[r] < 0 &&
+            (never_came || empty == join->config->num_ranks || join->roster.ids[empty] != 0)) {
+            empty = r;
+        }
     }
     return empty;
 }
@@ -244,7 +249,7 @@ static epf_status seat_all(struct join *join, epf_reception *reception, int *lin
     for (;;) {
         epf_frame frame;
         int link;
-        const int32_t empty = first_empty_seat(join, links);
+        const int32_t empty = empty_seat(join, links);
         if (empty == join->config->num_ranks) {
             return EPF_OK;
         }

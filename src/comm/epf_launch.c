@@ -75,11 +75,11 @@ static epf_status launch_init(struct launch *launch)
     launch->pids = epf_alloc(num_ranks, sizeof *launch->pids);
     launch->listeners = epf_alloc(num_ranks, sizeof *launch->listeners);
     launch->roster.ids = epf_alloc(num_ranks, sizeof *launch->roster.ids);
+    for (size_t r = 0; r < num_ranks && launch->listeners != NULL; r++) {
+        launch->listeners[r] = -1; /* whatever fails from here on, 0 is not ours to close */
+    }
     if (launch->pids == NULL || launch->listeners == NULL || launch->roster.ids == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "no memory to launch %zu ranks", num_ranks);
-    }
-    for (size_t r = 0; r < num_ranks; r++) {
-        launch->listeners[r] = -1;
     }
     void *results = mmap(NULL, results_bytes(launch), PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -181,7 +181,7 @@ static void reap_all(struct launch *launch, uint64_t grace_ns)
     }
 }
 
-/* The failure that others follow from: a rank that a signal ended, else the first to return; or -1. */
+/* The failure that others follow from: a rank that a signal ended, else the first to return. */
 static int32_t first_failure(const struct launch *launch)
 {
     int32_t first = -1;
