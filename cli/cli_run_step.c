@@ -1,0 +1,154 @@
+/* cli_run_step.c: one repetition: router, preprocess, the two fused operations, shared experts. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/epf_clock.h"
+#include "base/epf_error.h"
+#include "cli_run.h"
+#include "core/epf_dtype.h"
+#include "cpu/gemm/epf_convert.h"
+
+/* Lap times of one repetition. */
+typedef struct lap_clock {
+    run_times times;
+    uint64_t last_ns;
+} lap_clock;
+
+static void lap(lap_clock *clock, run_phase phase)
+{
+    const uint64_t now_ns = epf_now_ns();
+    clock->times.phase_ns[phase] = now_ns - clock->last_ns;
+    clock->last_ns = now_ns;
+}
+
+/* sigmoid(gate . x) per token, in double: how much of the shared experts a token takes. */
+static epf_status route_shared(run_rank *r)
+{
+    const int32_t hidden = r->job->config->hidden;
+    const epf_tensor_view *gate = &r->job->block.shared_gate;
+
+    for (int32_t t = 0; t < r->num_tokens; t++) {
+        r->shared_gate[t] = 1.0f;
+    }
+    return gate->data == NULL ? EPF_OK
+                              : run_shared_gate(gate, r->hidden, r->num_tokens, hidden, r->shared_gate);
+}
+
+epf_status run_step_router(run_rank *r)
+{
+    const epf_router_args args = {.hidden = r->hidden,
+                                  .num_tokens = r->num_tokens,
+                                  .first_token = run_job_first_token(r->job, r->rank),
+                                  .topk_idx = r->topk_idx,
+                                  .topk_weight = r->topk_weight};
+    EPF_TRY(epf_router_run(r->job->router, &args));
+    return r->job->config->shared_intermediate > 0 ? route_shared(r) : EPF_OK;
+}
+
+epf_status run_step_preprocess(run_rank *r)
+{
+    const int64_t shape[3] = {r->num_tokens, r->job->config->routing.topk, 0};
+    epf_preprocess_args args;
+
+    EPF_TRY(epf_preprocess_args_init(&args));
+    args.exp_indices = run_tensor(r->topk_idx, EPF_DTYPE_I32, 2, shape);
+    return epf_preprocess(r->op, &args, &r->layout);
+}
+
+static epf_status dispatch(run_rank *r, const char *profile)
+{
+    const epf_model_config *c = r->job->config;
+    const int64_t tokens[3] = {r->num_tokens, c->hidden, 0};
+    const int64_t slots[3] = {r->num_tokens, c->routing.topk, 0};
+    const int64_t rows[3] = {r->num_rows, c->intermediate, 0};
+    epf_dispatch_group_gemm_args args;
+
+    EPF_TRY(epf_dispatch_group_gemm_args_init(&args));
+    args.layout = r->layout;
+    args.input = run_tensor(r->tokens, r->job->dtype, 2, tokens);
+    args.weight = run_tensor(r->topk_weight, EPF_DTYPE_F32, 2, slots);
+    args.packed_weight = r->w13;
+    args.use_block_wise_barrier = true;
+    args.activation = EPF_ACTIVATION_SWIGLU;
+    args.activation_output = run_tensor(r->activation, r->job->dtype, 2, rows);
+    args.keep_gemm_output = false;
+    args.enable_profiler = profile != NULL;
+    args.profile_file_name = profile != NULL ? profile : args.profile_file_name;
+    return epf_dispatch_group_gemm(r->op, &args, NULL);
+}
+
+static epf_status combine(run_rank *r, const char *profile)
+{
+    const epf_model_config *c = r->job->config;
+    const int64_t tokens[3] = {r->num_tokens, c->hidden, 0};
+    const int64_t rows[3] = {r->num_rows, c->intermediate, 0};
+    epf_group_gemm_combine_args args;
+
+    EPF_TRY(epf_group_gemm_combine_args_init(&args));
+    args.layout = r->layout;
+    args.gemm_input_data = run_tensor(r->activation, r->job->dtype, 2, rows);
+    args.packed_weight = r->w2;
+    args.combine_mode = r->job->options->mode;
+    args.combine_output = run_tensor(r->output, r->job->dtype, 2, tokens);
+    args.enable_profiler = profile != NULL;
+    args.profile_file_name = profile != NULL ? profile : args.profile_file_name;
+    return epf_group_gemm_combine(r->op, &args, NULL);
+}
+
+/* Widens the output, adds the shared experts, and notes whether an earlier run gave other bits. */
+static void keep_output(run_rank *r, bool is_first)
+{
+    const int64_t hidden = r->job->config->hidden;
+    const epf_dtype dtype = (epf_dtype)r->job->dtype;
+    const size_t width = (size_t)epf_dtype_bytes(r->job->dtype);
+    float routed[RUN_CHUNK], shared[RUN_CHUNK];
+
+    for (int64_t at = 0; at < r->num_tokens * hidden; at += RUN_CHUNK) {
+        const int64_t left = r->num_tokens * hidden - at;
+        const int64_t count = left < RUN_CHUNK ? left : RUN_CHUNK;
+        const size_t byte = (size_t)at * width;
+        epf_convert_to_f32(routed, (const uint8_t *)r->output + byte, dtype, count);
+        if (r->shared.output != NULL) {
+            epf_convert_to_f32(shared, (const uint8_t *)r->shared.output + byte, dtype, count);
+            for (int64_t i = 0; i < count; i++) {
+                routed[i] += shared[i];
+            }
+        }
+        if (!is_first &&
+            memcmp(r->result->output + at, routed, (size_t)count * sizeof routed[0]) != 0) {
+            r->result->is_steady = 0;
+        }
+        memcpy(r->result->output + at, routed, (size_t)count * sizeof routed[0]);
+    }
+}
+
+epf_status run_step(run_rank *r, int32_t index)
+{
+    const run_options *o = r->job->options;
+    const bool is_profiled = index == o->repeat;
+    char names[2][128] = {"", ""};
+    lap_clock clock = {0};
+
+    (void)snprintf(names[0], sizeof names[0], "%s_dispatch", o->profile != NULL ? o->profile : "");
+    (void)snprintf(names[1], sizeof names[1], "%s_combine", o->profile != NULL ? o->profile : "");
+    EPF_TRY(epf_comm_barrier(r->comm));
+    clock.times.begin_ns = clock.last_ns = epf_now_ns();
+    EPF_TRY(run_step_router(r));
+    lap(&clock, RUN_ROUTER);
+    EPF_TRY(run_step_preprocess(r));
+    lap(&clock, RUN_PREPROCESS);
+    EPF_TRY(dispatch(r, is_profiled ? names[0] : NULL));
+    lap(&clock, RUN_DISPATCH);
+    EPF_TRY(combine(r, is_profiled ? names[1] : NULL));
+    lap(&clock, RUN_COMBINE);
+    if (r->job->config->shared_intermediate > 0) {
+        EPF_TRY(run_shared_forward(r));
+        lap(&clock, RUN_SHARED);
+    }
+    clock.times.end_ns = clock.last_ns;
+    if (index >= 0 && !is_profiled) {
+        r->result->times[index] = clock.times;
+    }
+    keep_output(r, index < 0 || (index == 0 && o->repeat == 1));
+    return EPF_OK;
+}

@@ -1,0 +1,129 @@
+/* cli_run_table.c: the report as a table. */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cli_run_report.h"
+#include "cli_text.h"
+#include "core/epf_dtype.h"
+
+enum { BAR_COLUMNS = 24 };
+
+const char *run_phase_name(int phase)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        RUN_PHASE_MAP(X)
+#undef X
+    };
+    return phase < RUN_NUM_PHASES ? names[phase] : "whole layer";
+}
+
+static void print_head(const run_report *report)
+{
+    const run_job *job = report->job;
+    const epf_model_config *c = job->config;
+    const run_options *o = job->options;
+
+    printf("%sepfuse %s%s  %s, layer %" PRId64 " (%s): H %d, I %d, E %d, K %d", cli_bold(),
+           epf_version(), cli_plain(), o->checkpoint, o->layer, epf_model_type_name(c->type),
+           c->hidden, c->intermediate, c->routing.num_experts, c->routing.topk);
+    if (c->shared_intermediate > 0) {
+        printf(", shared %d%s", c->shared_intermediate, c->has_shared_gate ? " gated" : "");
+    }
+    printf("\n%" PRId64 " tokens of %s as %s on %d rank%s (%s, %d worker%s each), %s\n\n",
+           job->num_tokens, o->input, epf_dtype_name(job->dtype), job->num_ranks,
+           job->num_ranks == 1 ? "" : "s", job->started, report->ranks[0]->num_workers,
+           report->ranks[0]->num_workers == 1 ? "" : "s",
+           o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter");
+}
+
+static void print_ranks(const run_report *report)
+{
+    const run_job *job = report->job;
+    const run_load load = run_load_of(report);
+    const double num_experts = job->config->routing.num_experts;
+    char bar[CLI_BAR_BYTES], spark[CLI_BAR_BYTES];
+
+    printf("%s%5s %8s %9s  %-*s  rows of experts%s\n", cli_bold(), "rank", "tokens", "rows",
+           BAR_COLUMNS, "load", cli_plain());
+    for (int32_t r = 0; r < job->num_ranks; r++) {
+        const run_result *rank = report->ranks[r];
+        printf("%5d %8d %9d  %s  %s\n", r, run_job_rank_tokens(job, r), rank->num_rows,
+               cli_bar(rank->num_rows, load.max_rank_rows, BAR_COLUMNS, bar),
+               cli_spark(rank->expert_rows, job->num_local, load.max_expert_rows, spark));
+    }
+    printf("%5s %8" PRId64 " %9" PRId64 "  ", "all", job->num_tokens, load.num_rows);
+    if (load.num_rows > 0) {
+        printf("busiest rank %.2f x the mean, expert %d %.2f x (%d rows), %d of %d idle",
+               load.max_rank_rows * (double)job->num_ranks / (double)load.num_rows, load.max_expert,
+               load.max_expert_rows * num_experts / (double)load.num_rows, load.max_expert_rows,
+               load.num_idle_experts, job->config->routing.num_experts);
+    }
+    printf("\n\n");
+}
+
+static void print_times(const run_report *report)
+{
+    const int32_t repeat = report->job->options->repeat;
+    const double whole = report->seconds[RUN_NUM_PHASES];
+    char time[CLI_NUMBER_BYTES], bar[CLI_BAR_BYTES], rate[CLI_NUMBER_BYTES];
+
+    printf("%s%-18s %10s  %-*s%s\n", cli_bold(), "phase, slowest rank", "time", BAR_COLUMNS, "share",
+           cli_plain());
+    for (int phase = 0; phase <= RUN_NUM_PHASES; phase++) {
+        if (phase == RUN_SHARED && report->job->config->shared_intermediate == 0) {
+            continue;
+        }
+        printf("%-19s %10s  %s\n", run_phase_name(phase), cli_time(report->seconds[phase], time),
+               phase == RUN_NUM_PHASES ? "" : cli_bar(report->seconds[phase], whole, BAR_COLUMNS, bar));
+    }
+    printf("\n%s", cli_si((double)report->job->num_tokens / whole, " tokens/s", rate));
+    if (repeat > 1) {
+        printf(", median of %d runs after a warm-up, %s", repeat,
+               report->is_steady ? "all with the same bits" : "WITH DIFFERENT BITS");
+    } else {
+        printf(", one run, the first (--repeat N for a median)");
+    }
+    printf("\n");
+}
+
+static void print_verdict(bool passed)
+{
+    printf("  %s%s%s\n", passed ? cli_green() : cli_red(), passed ? "ok" : "MISMATCH", cli_plain());
+}
+
+static void print_check(const run_report *report)
+{
+    const run_check *check = &report->check;
+
+    printf("check   routing of %" PRId64 " tokens: %" PRId64 " as in double precision, %" PRId64
+           " within rounding of a tie, %" PRId64 " wrong; weights within %.1e",
+           check->num_tokens, check->num_same, check->num_ties, check->num_misrouted,
+           check->max_weight_error);
+    print_verdict(check->num_misrouted == 0 && check->max_weight_ratio <= 1);
+    printf("check   output: max error %.2e, relative %.2e; nearest to its bound: %.2e of %.2e (token %" PRId64
+           ", column %" PRId64 ")",
+           check->max_error, check->relative_error, check->error_at_max, check->bound_at_max,
+           check->worst_token, check->worst_column);
+    print_verdict(check->max_ratio <= 1);
+}
+
+void run_report_table(const run_report *report)
+{
+    const run_options *o = report->job->options;
+
+    print_head(report);
+    print_ranks(report);
+    print_times(report);
+    if (o->check) {
+        print_check(report);
+    }
+    if (o->expect != NULL) {
+        printf("expect  %s: max error %.2e, relative %.2e of %.2e", o->expect,
+               report->expect_max_error, report->expect_relative, o->tolerance);
+        print_verdict(report->expect_passed);
+    }
+    if (o->output != NULL) {
+        printf("output  %s\n", o->output);
+    }
+}
