@@ -9,7 +9,7 @@
 
 #include "gemm_case.h"
 
-enum { MAX_M = 130 };
+enum { MAX_M = 130, LONG_K = 7168, LONG_M = 300 };
 
 static epf_gemm_tile_args tile_of(const gemm_rows *a, int32_t m, float *c, int64_t n)
 {
@@ -82,6 +82,30 @@ static void check_case(const gemm_case *problem)
     gemm_rows_free(&a);
 }
 
+/* A long K and more rows: libraries cut both. */
+static void check_long(epf_gemm_kind kind, epf_dtype dtype)
+{
+    static const int32_t ms[] = {1, 5, 16, 33, 64, 100, 128, 129, 200, 256};
+    const gemm_case problem = {.kind = kind, .dtype = dtype, .num_experts = 1, .n = 64, .k = LONG_K,
+                               .num_segments = 1, .reduce_last_dim = true, .normal = true};
+    const int64_t size[3] = {LONG_M, LONG_K, LONG_K};
+    gemm_weight w = gemm_weight_make(&problem, 11);
+    gemm_rows a = gemm_rows_make(dtype, size, true, 12);
+    float *all = epf_test_alloc((size_t)(LONG_M * problem.n), sizeof *all);
+    float *some = epf_test_alloc((size_t)(LONG_M * problem.n), sizeof *some);
+    epf_gemm_tile_args args = tile_of(&a, LONG_M, all, problem.n);
+    gemm_run(&w, &args);
+    for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
+        args = tile_of(&a, ms[i], some, problem.n);
+        gemm_run(&w, &args);
+        same_rows(&w, some, all, ms[i], 0);
+    }
+    free(all);
+    free(some);
+    gemm_weight_free(&w);
+    gemm_rows_free(&a);
+}
+
 /* Column 3 of B is NaN, column 11 infinite: all others keep their bits. */
 static void check_columns(epf_gemm_kind kind, epf_dtype dtype)
 {
@@ -130,6 +154,7 @@ int main(void)
                                            .normal = true};
                 check_case(&problem);
             }
+            check_long(gemm_kinds[kind], gemm_dtypes[dtype]);
             check_columns(gemm_kinds[kind], gemm_dtypes[dtype]);
         }
     }

@@ -1,8 +1,8 @@
 /*
  * gemm_onednn.c: the provider over oneDNN's matmul with packed weights (brgemm: AVX-512, AVX512-BF16, AMX).
  *
- * The library's fast kernels take dense A and C only, so others are copied beside.  For few rows it may
- * take other instructions (no AMX), which sum in another order: such rows are filled up with zeros.
+ * Rows are multiplied in strips (onednn_cache.h says why).  The library's fast kernels take dense A and C
+ * only, so others are copied beside; a short strip is filled up with rows of zeros.
  */
 #include <stdio.h>
 #include <string.h>
@@ -136,32 +136,6 @@ done:
     return st;
 }
 
-static epf_status run(const onednn_kernel *kernel, const epf_gemm_product *p, void *scratchpad)
-{
-    epf_status st = EPF_OK;
-    const onednn_context *context = onednn_context_get();
-    const onednn_matrix *matrix[4] = {&kernel->a, &kernel->weights, &kernel->c, &kernel->scratchpad};
-    const void *data[4] = {p->a, p->packed, p->c, scratchpad};
-    const int role[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
-    dnnl_memory_t memory[4] = {NULL, NULL, NULL, NULL};
-    dnnl_exec_arg_t args[4];
-    for (int i = 0; i < 4; i++) {
-        ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[i], ONEDNN_DESC(matrix[i]), context->engine,
-                                           (void *)(uintptr_t)data[i]),
-                        done);
-        args[i] = (dnnl_exec_arg_t){role[i], memory[i]};
-    }
-    ONEDNN_TRY_GOTO(dnnl_primitive_execute(kernel->primitive, context->stream, 4, args), done);
-
-done:
-    for (int i = 0; i < 4; i++) {
-        if (memory[i] != NULL) {
-            (void)dnnl_memory_destroy(memory[i]);
-        }
-    }
-    return st;
-}
-
 /* Copies rows between matrices whose rows are `stride` bytes apart. */
 static void copy_rows(void *to, int64_t to_stride, const void *from, int64_t from_stride,
                       const int64_t size[2])
@@ -200,12 +174,13 @@ static epf_status copy_c(epf_gemm_product *p, int32_t rows, epf_gemm_scratch *sc
     return EPF_OK;
 }
 
+/* At most kernel->rows rows. */
 static epf_status multiply_with(const onednn_kernel *kernel, const epf_gemm_product *product,
                                 epf_gemm_scratch *scratch)
 {
     const int32_t rows = kernel->rows;
     epf_gemm_product p = *product;
-    void *scratchpad;
+    onednn_operands operands;
     int saved;
     epf_status st;
     if (p.m != rows || p.lda != p.block.k) {
@@ -215,9 +190,12 @@ static epf_status multiply_with(const onednn_kernel *kernel, const epf_gemm_prod
         EPF_TRY(copy_c(&p, rows, scratch));
     }
     EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_LIBRARY, kernel->scratchpad_bytes + 1,
-                                 &scratchpad));
+                                 &operands.scratchpad));
+    operands.a = p.a;
+    operands.packed = p.packed;
+    operands.c = p.c;
     saved = onednn_scope_enter();
-    st = run(kernel, &p, scratchpad);
+    st = onednn_kernel_run(kernel, &operands);
     onednn_scope_leave(saved);
     if (st == EPF_OK && p.c != product->c) {
         const int64_t size[2] = {product->m, p.block.n * (int64_t)sizeof(float)};
@@ -226,15 +204,41 @@ static epf_status multiply_with(const onednn_kernel *kernel, const epf_gemm_prod
     return st;
 }
 
-static epf_status multiply(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+/* Rows [row0, ...) of a product, at most `limit`. */
+static epf_gemm_product rows_of(const epf_gemm_product *p, int32_t row0, int32_t limit)
 {
-    const onednn_shape shape = {(int32_t)p->block.dtype, p->m, p->block.n, p->block.k, p->accumulate};
+    epf_gemm_product part = *p;
+    part.m = (int32_t)epf_min64(p->m - row0, limit);
+    part.a = epf_gemm_at(p->a, p->block.dtype, row0 * p->lda);
+    part.c = p->c + row0 * p->ldc;
+    return part;
+}
+
+static epf_status multiply_strip(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+{
+    const onednn_shape shape = {(int32_t)p->block.dtype,
+                                (int32_t)epf_round_up(p->m, ONEDNN_ROWS_MULTIPLE), p->block.n,
+                                p->block.k, p->accumulate};
     const onednn_kernel *kernel;
     epf_status st;
     EPF_TRY(onednn_kernel_get(&shape, &kernel));
     st = multiply_with(kernel, p, scratch);
     onednn_kernel_release(kernel);
     return st;
+}
+
+static epf_status multiply(const epf_gemm_product *p, epf_gemm_scratch *scratch)
+{
+    const onednn_kernel *layout;
+    int32_t strip;
+    EPF_TRY(onednn_kernel_of_block(&p->block, &layout));
+    strip = layout->strip;
+    onednn_kernel_release(layout);
+    for (int32_t row0 = 0; row0 < p->m; row0 += strip) {
+        const epf_gemm_product part = rows_of(p, row0, strip);
+        EPF_TRY(multiply_strip(&part, scratch));
+    }
+    return EPF_OK;
 }
 
 const epf_gemm_provider epf_gemm_onednn = {

@@ -8,16 +8,16 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/epf_alloc.h"
 #include "base/epf_error.h"
 
 enum {
-    NUM_SLOTS = 2048,   /* a power of two                        */
-    MAX_KERNELS = 1024, /* half full at most: probes stay short  */
-    LAYOUT_M = 64       /* rows of the kernel that fixes a layout */
+    NUM_SLOTS = 2048,   /* a power of two                                           */
+    MAX_KERNELS = 1024, /* half full at most: probes stay short                     */
+    AMX_STRIP = 64,     /* longer strips gain nothing with AMX, 5 % without         */
+    STRIP = 128
 };
 
 static _Atomic(const onednn_kernel *) slots[NUM_SLOTS];
@@ -85,64 +85,6 @@ done:
     return st;
 }
 
-/* `layout` NULL: the library chooses the layout of the packed operand. */
-static epf_status make_desc(onednn_kernel *kernel, const onednn_kernel *layout,
-                            dnnl_primitive_desc_t *desc)
-{
-    onednn_shape shape = kernel->shape;
-    shape.m = kernel->rows;
-    EPF_TRY(onednn_matmul_desc(&shape, layout != NULL ? &layout->weights : NULL, desc));
-    (void)snprintf(kernel->implementation, sizeof kernel->implementation, "%s",
-                   onednn_implementation(*desc));
-    if (strncmp(kernel->implementation, "brg", 3) == 0 &&
-        (layout == NULL || strcmp(kernel->implementation, layout->implementation) == 0)) {
-        return EPF_OK;
-    }
-    (void)dnnl_primitive_desc_destroy(*desc);
-    *desc = NULL;
-    return EPF_FAIL(EPF_E_UNSUPPORTED, "oneDNN serves m %d n %d k %d by '%s', not by '%s'", shape.m,
-                    shape.n, shape.k, kernel->implementation,
-                    layout != NULL ? layout->implementation : "brg");
-}
-
-/* Takes m rows or, where the library would leave the layout's implementation, the next it keeps it for. */
-static epf_status make_desc_of_rows(onednn_kernel *kernel, const onednn_kernel *layout,
-                                    dnnl_primitive_desc_t *desc)
-{
-    epf_status st = EPF_E_UNSUPPORTED;
-    const int32_t m = kernel->shape.m;
-    const int32_t rows[3] = {m, (int32_t)epf_round_up(m, LAYOUT_M / 4),
-                             (int32_t)epf_round_up(m, LAYOUT_M)};
-    for (int i = 0; i < 3 && st == EPF_E_UNSUPPORTED; i++) {
-        kernel->rows = rows[i];
-        st = make_desc(kernel, layout, desc);
-    }
-    return st;
-}
-
-static epf_status kernel_make(const onednn_shape *shape, const onednn_kernel *layout,
-                              onednn_kernel **made)
-{
-    epf_status st = EPF_OK;
-    dnnl_primitive_desc_t desc = NULL;
-    onednn_kernel *kernel = epf_alloc(1, sizeof *kernel);
-    if (kernel == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "oneDNN kernel: %zu bytes", sizeof *kernel);
-    }
-    kernel->shape = *shape;
-    EPF_TRY_GOTO(make_desc_of_rows(kernel, layout, &desc), err_kernel);
-    st = fill_kernel(kernel, desc);
-    (void)dnnl_primitive_desc_destroy(desc);
-    if (st == EPF_OK) {
-        *made = kernel;
-        return EPF_OK;
-    }
-
-err_kernel:
-    kernel_destroy(kernel);
-    return st;
-}
-
 /* Puts a kernel where it can be found; another thread's equal one wins. */
 static const onednn_kernel *publish(onednn_kernel *kernel)
 {
@@ -163,36 +105,135 @@ static const onednn_kernel *publish(onednn_kernel *kernel)
     return found;
 }
 
-static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *layout,
-                             const onednn_kernel **kernel)
+/* `layout` NULL: the library chooses the layout of the packed operand. */
+static epf_status make_desc(const onednn_shape *shape, const onednn_kernel *layout,
+                            dnnl_primitive_desc_t *desc)
 {
-    epf_status st;
-    uint64_t slot;
-    int saved;
-    onednn_kernel *made = NULL;
-    *kernel = find(shape, &slot);
-    if (*kernel != NULL) {
+    const char *name;
+    EPF_TRY(onednn_matmul_desc(shape, layout != NULL ? &layout->weights : NULL, desc));
+    name = onednn_implementation(*desc);
+    if (strncmp(name, "brg", 3) != 0) {
+        const epf_status st = EPF_FAIL(EPF_E_UNSUPPORTED, "oneDNN serves m %d n %d k %d by '%s'",
+                                       shape->m, shape->n, shape->k, name);
+        (void)dnnl_primitive_desc_destroy(*desc);
+        return st;
+    }
+    return EPF_OK;
+}
+
+/* A kernel of exactly `rows` rows, not yet tried. */
+static epf_status kernel_make(const onednn_shape *asked, int32_t rows, const onednn_kernel *layout,
+                              onednn_kernel **made)
+{
+    epf_status st = EPF_OK;
+    dnnl_primitive_desc_t desc = NULL;
+    onednn_shape shape = *asked;
+    onednn_kernel *kernel = epf_alloc(1, sizeof *kernel);
+    if (kernel == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "oneDNN kernel: %zu bytes", sizeof *kernel);
+    }
+    shape.m = rows;
+    kernel->shape = *asked;
+    kernel->rows = rows;
+    EPF_TRY_GOTO(make_desc(&shape, layout, &desc), err_kernel);
+    kernel->strip = layout != NULL                                        ? layout->strip
+                    : strstr(onednn_implementation(desc), "amx") != NULL ? AMX_STRIP
+                                                                          : STRIP;
+    st = fill_kernel(kernel, desc);
+    (void)dnnl_primitive_desc_destroy(desc);
+    if (st == EPF_OK) {
+        *made = kernel;
         return EPF_OK;
     }
-    saved = onednn_scope_enter();
-    st = kernel_make(shape, layout, &made);
-    onednn_scope_leave(saved);
-    if (st == EPF_OK) {
-        *kernel = publish(made);
+
+err_kernel:
+    kernel_destroy(kernel);
+    return st;
+}
+
+/* A kernel of exactly `rows` rows with the bits of `strip` (NULL: which is itself the strip). */
+static epf_status kernel_make_tried(const onednn_shape *asked, int32_t rows,
+                                    const onednn_kernel *layout, const onednn_kernel *strip,
+                                    onednn_kernel **made)
+{
+    epf_status st;
+    EPF_TRY(kernel_make(asked, rows, layout, made));
+    st = onednn_kernel_try(*made, strip != NULL ? strip : *made);
+    if (st != EPF_OK) {
+        kernel_destroy(*made);
     }
     return st;
 }
 
+/* The strip kernel that writes C and fixes the layout.  With AMX its strip is the shorter one. */
+static epf_status make_layout(const onednn_shape *shape, onednn_kernel **made)
+{
+    EPF_TRY(kernel_make_tried(shape, AMX_STRIP, NULL, NULL, made));
+    if ((*made)->strip == AMX_STRIP) {
+        return EPF_OK;
+    }
+    kernel_destroy(*made);
+    return kernel_make_tried(shape, STRIP, NULL, NULL, made);
+}
+
 epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel)
 {
-    const onednn_shape shape = {(int32_t)block->dtype, LAYOUT_M, block->n, block->k, 0};
-    return kernel_get(&shape, NULL, kernel);
+    /* m = 0 stands for the strip, whose length is not known before. */
+    const onednn_shape shape = {(int32_t)block->dtype, 0, block->n, block->k, 0};
+    onednn_kernel *made = NULL;
+    epf_status st;
+    uint64_t slot;
+    int saved;
+    *kernel = find(&shape, &slot);
+    if (*kernel != NULL) {
+        return EPF_OK;
+    }
+    saved = onednn_scope_enter();
+    st = make_layout(&shape, &made);
+    onednn_scope_leave(saved);
+    EPF_TRY(st);
+    *kernel = publish(made);
+    return EPF_OK;
+}
+
+/* The strip kernel of a shape, writing or adding as the shape says. */
+static epf_status strip_get(const onednn_shape *shape, const onednn_kernel *layout,
+                            const onednn_kernel **kernel)
+{
+    const onednn_shape asked = {shape->dtype, 0, shape->n, shape->k, shape->accumulate};
+    onednn_kernel *made = NULL;
+    uint64_t slot;
+    *kernel = find(&asked, &slot);
+    if (*kernel == NULL) {
+        EPF_TRY(kernel_make_tried(&asked, layout->strip, layout, NULL, &made));
+        *kernel = publish(made);
+    }
+    return EPF_OK;
+}
+
+/* Tries m rows, then more, up to the strip. */
+static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *layout,
+                             const onednn_kernel **kernel)
+{
+    const onednn_kernel *strip;
+    onednn_kernel *made = NULL;
+    epf_status st = EPF_E_UNSUPPORTED;
+    EPF_TRY(strip_get(shape, layout, &strip));
+    for (int32_t rows = shape->m; rows <= strip->strip && st == EPF_E_UNSUPPORTED;
+         rows += ONEDNN_ROWS_MULTIPLE) {
+        st = kernel_make_tried(shape, rows, layout, strip, &made);
+    }
+    onednn_kernel_release(strip);
+    EPF_TRY(st);
+    *kernel = publish(made);
+    return EPF_OK;
 }
 
 epf_status onednn_kernel_get(const onednn_shape *shape, const onednn_kernel **kernel)
 {
     epf_status st;
     uint64_t slot;
+    int saved;
     const onednn_kernel *layout;
     const epf_gemm_block block = {(epf_dtype)shape->dtype, shape->n, shape->k};
     *kernel = find(shape, &slot);
@@ -200,7 +241,9 @@ epf_status onednn_kernel_get(const onednn_shape *shape, const onednn_kernel **ke
         return EPF_OK;
     }
     EPF_TRY(onednn_kernel_of_block(&block, &layout));
+    saved = onednn_scope_enter();
     st = kernel_get(shape, layout, kernel);
+    onednn_scope_leave(saved);
     onednn_kernel_release(layout);
     return st;
 }

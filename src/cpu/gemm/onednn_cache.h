@@ -1,17 +1,29 @@
 /*
- * onednn_cache.h: oneDNN primitives by shape.  Making one costs 0.2 to 1.4 ms, finding one some tens of
- * nanoseconds without a lock.  The cache holds a fixed number and forgets none; past that, a shape's
- * primitive is made for the call and thrown away after it (the library keeps its own cache of those).
+ * onednn_cache.h: oneDNN primitives by shape, such that a row's bits do not depend on m.
+ *
+ * The library cuts K by heuristics that look at m, and a sum cut elsewhere has other bits (seen with
+ * AMX from K = 2048 on).  So rows are taken in strips: all kernels of one (dtype, n, k) have the bits of its
+ * strip kernel, which one trial run shows when a kernel is made: the order of a sum does not depend on
+ * the numbers, and with random ones another order gives other bits.  A number of rows that fails the
+ * trial is served by a kernel of more rows.
+ *
+ * Making a kernel costs one to some milliseconds, finding one some tens of nanoseconds without a lock.
+ * The cache holds a fixed number and forgets none; past that, a kernel is made for the call and thrown
+ * away after it.
  */
 #ifndef ONEDNN_CACHE_H
 #define ONEDNN_CACHE_H
 
 #include "cpu/gemm/onednn_api.h"
 
+/* Kernels exist for multiples of this, up to the strip. */
+enum { ONEDNN_ROWS_MULTIPLE = 16 };
+
 /* A primitive and its operands; immutable once it can be found. */
 typedef struct onednn_kernel {
-    onednn_shape shape;
-    int32_t rows; /* of A and C that it works on, at least shape.m */
+    onednn_shape shape;  /* as asked for                                       */
+    int32_t rows;        /* of A and C that it works on, at least shape.m      */
+    int32_t strip;       /* most rows of a kernel of this (dtype, n, k)        */
     dnnl_primitive_t primitive;
     onednn_matrix a;
     onednn_matrix weights;
@@ -19,19 +31,26 @@ typedef struct onednn_kernel {
     onednn_matrix scratchpad;
     uint64_t weights_bytes;
     uint64_t scratchpad_bytes;
-    char implementation[48]; /* the library's name of it */
     bool cached; /* false: onednn_kernel_release() destroys it */
 } onednn_kernel;
 
-/*
- * The kernel of a shape, to be given back with onednn_kernel_release().  All kernels of one
- * (dtype, n, k) read the same packed layout and belong to the same implementation, so that a row's
- * bits do not depend on m; where the library would take another for m rows, the kernel has more rows.
- */
+/* The kernel for at most strip rows; shape->m a multiple of ONEDNN_ROWS_MULTIPLE. */
 epf_status onednn_kernel_get(const onednn_shape *shape, const onednn_kernel **kernel);
+/* The strip kernel of a block, which also fixes its packed layout. */
+epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel);
 void onednn_kernel_release(const onednn_kernel *kernel);
 
-/* The kernel that fixes the layout of a block. */
-epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel);
+/* What a kernel works on; all dense. */
+typedef struct onednn_operands {
+    const void *a;
+    const void *packed;
+    float *c;
+    void *scratchpad;
+} onednn_operands;
+
+epf_status onednn_kernel_run(const onednn_kernel *kernel, const onednn_operands *operands);
+
+/* EPF_OK if each row of `kernel` has the bits that the strip kernel gives it; EPF_E_UNSUPPORTED if not. */
+epf_status onednn_kernel_try(const onednn_kernel *kernel, const onednn_kernel *strip);
 
 #endif
