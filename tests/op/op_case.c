@@ -137,13 +137,29 @@ bool op_open(op_rank *r, op_case *c, epf_test_rank *rank)
 
 void op_close(op_rank *r)
 {
-    epf_weight_destroy(r->w1);
-    epf_weight_destroy(r->w2);
-    epf_layout_destroy(r->layout);
+    op_return(r);
     epf_op_destroy(r->op);
     if (r->group != NULL) {
         op_close_group(r->c, r->group);
     }
+}
+
+void op_borrow(op_rank *r, op_case *c, const op_rank *owner)
+{
+    memset(r, 0, sizeof *r);
+    r->c = c;
+    r->rank = owner->rank;
+    r->id = owner->id;
+    r->group = owner->group;
+    r->op = owner->op;
+    make_matrices(r);
+}
+
+void op_return(op_rank *r)
+{
+    epf_weight_destroy(r->w1);
+    epf_weight_destroy(r->w2);
+    epf_layout_destroy(r->layout);
     free_matrices(r);
 }
 

@@ -108,6 +108,9 @@ void op_close_group(op_case *c, epf_group *group);
 
 bool op_open(op_rank *r, op_case *c, epf_test_rank *rank);
 void op_close(op_rank *r);
+/* The same operator for another case of the same shape; given back with op_return(). */
+void op_borrow(op_rank *r, op_case *c, const op_rank *owner);
+void op_return(op_rank *r);
 bool op_preprocess(op_rank *r);
 bool op_check_layout(op_rank *r);
 bool op_dispatch(op_rank *r);
