@@ -117,6 +117,34 @@ static void check_lies(void)
     }
 }
 
+/* The size of the packet at `bytes`: a tag, a length of one or two bytes, and what it says. */
+static size_t packet_size(const unsigned char *bytes)
+{
+    return bytes[1] < 0x80 ? 2u + bytes[1] : 3u + (bytes[1] & 0x7fu) + 128u * bytes[2];
+}
+
+/* One slice begun inside the other, far deeper than any worker nests: the file's first event again and
+   again. */
+static void check_depth(const unsigned char *bytes)
+{
+    enum { DEEP = 1000, NUM_BEFORE_EVENTS = 7 }; /* clocks, names, root, rank, host, two workers */
+    size_t head = 0, event;
+    unsigned char *deep;
+    for (int i = 0; i < NUM_BEFORE_EVENTS; i++) {
+        head += packet_size(bytes + head);
+    }
+    event = packet_size(bytes + head);
+    deep = malloc(head + DEEP * event);
+    CHECK(deep != NULL, "memory");
+    memcpy(deep, bytes, head);
+    for (int i = 0; i < DEEP; i++) {
+        memcpy(deep + head + (size_t)i * event, bytes + head, event);
+    }
+    CHECK(parse(deep, head + DEEP * event) == EPF_E_FORMAT, "%d deep", DEEP);
+    CHECK(strstr(epf_error_text(), "nested too deep") != NULL, "%s", epf_error_text());
+    free(deep);
+}
+
 static void check_paths(const char *folder)
 {
     char path[PATH_MAX];
@@ -193,6 +221,7 @@ int main(void)
     check_flips(bytes, size);
     check_random();
     check_lies();
+    check_depth(bytes);
     check_paths(folder);
     check_unwritable(profs[0], folder);
     check_no_memory(profs, folder);

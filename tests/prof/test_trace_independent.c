@@ -198,7 +198,7 @@ static void on_event(state *s, message m, uint64_t time_ns, uint64_t flags)
     field f;
     CHECK((flags & 2) != 0, "interned names need SEQ_NEEDS_INCREMENTAL_STATE");
     CHECK(t != NULL, "track %" PRIu64 " was not described", value_of(m, 11, 0));
-    CHECK(time_ns >= t->last_ns, "time goes back");
+    CHECK(time_ns > 0 && time_ns >= t->last_ns, "no time, or it goes back");
     t->last_ns = time_ns;
     if (type == 1) {
         CHECK(name >= 1 && name <= s->num_names[2], "name %" PRIu64, name);

@@ -57,6 +57,33 @@ static void check_stats(const epf_trace_summary *s)
     CHECK(s->stats[EPF_PROF_ACTIVATION].count == 0, "nothing was activated");
 }
 
+/* Of durations 1 .. 100 in no order, half are at most 50, 99 at most 99. */
+static void check_percentiles(void)
+{
+    const epf_prof_config config = {0, 1, 100};
+    epf_trace_summary *summary;
+    epf_trace *trace;
+    epf_prof *prof;
+    uint64_t now_ns = 1;
+    CHECK_OK(epf_prof_create(&config, &prof));
+    for (uint64_t i = 0; i < 100; i++) {
+        epf_prof_record *const rec =
+            epf_prof_begin(epf_prof_worker(prof, 0), EPF_PROF_ACTIVATION, (int32_t)i);
+        rec->begin_ns = now_ns;
+        now_ns += 1 + i * 37 % 100;
+        rec->end_ns = now_ns;
+    }
+    CHECK_OK(epf_trace_from_profs(&prof, 1, &trace));
+    CHECK_OK(epf_trace_summarize(trace, &summary));
+    CHECK(summary->stats[EPF_PROF_ACTIVATION].p50_ns == 50, "p50");
+    CHECK(summary->stats[EPF_PROF_ACTIVATION].p99_ns == 99, "p99");
+    CHECK(summary->stats[EPF_PROF_ACTIVATION].total_ns == 5050, "total");
+    CHECK(summary->all.idle_ns == 0 && summary->all.ns[EPF_PROF_COMPUTE] == 5050, "no idle time");
+    epf_trace_summary_destroy(summary);
+    epf_trace_destroy(trace);
+    epf_prof_destroy(prof);
+}
+
 /* Every rank's send reaches every rank's worker of the same number; the combine reaches rank 0. */
 static void check_flows(const epf_trace *trace)
 {
@@ -176,6 +203,7 @@ int main(void)
     CHECK_OK(epf_trace_summarize(trace, &summary));
     check_shares(trace, summary);
     check_stats(summary);
+    check_percentiles();
     check_flows(trace);
     check_print(trace);
     check_impossible();
