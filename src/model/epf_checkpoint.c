@@ -21,7 +21,7 @@
 enum { MAX_SHARDS = 4096, MAX_SHARD_NAME = 255 };
 
 /* As for headers of safetensors files: the index repeats their names. */
-static const uint64_t max_index_bytes = 100000000;
+static const size_t max_index_bytes = 100000000;
 
 static const char config_name[] = "config.json";
 static const char single_name[] = "model.safetensors";
@@ -204,16 +204,15 @@ static bool is_weight_map(epf_json_span key)
     return key.length == sizeof spelled - 1 && memcmp(key.text, spelled, key.length) == 0;
 }
 
-static epf_status read_index(index_reader *r, const epf_file_map *map)
+static epf_status read_index(index_reader *r, epf_json_span text)
 {
-    const epf_json_span text = {(const char *)map->bytes, (size_t)map->num_bytes};
     epf_json_object object;
     epf_json_span key;
     epf_json_span value;
     json_t *other;
-    if (map->num_bytes > max_index_bytes) {
-        return EPF_FAIL(EPF_E_FORMAT, "%s: %" PRIu64 " bytes; at most %" PRIu64, r->source.file,
-                        map->num_bytes, max_index_bytes);
+    if (text.length > max_index_bytes) {
+        return EPF_FAIL(EPF_E_FORMAT, "%s: %zu bytes; at most %zu", r->source.file, text.length,
+                        max_index_bytes);
     }
     EPF_TRY(epf_json_object_open(&object, &r->source, text));
     for (;;) {
@@ -234,23 +233,46 @@ static epf_status read_index(index_reader *r, const epf_file_map *map)
                : EPF_FAIL(EPF_E_FORMAT, "%s: weight_map is missing", r->source.file);
 }
 
+static epf_status parse_index(epf_checkpoint *c, const char *label, const void *bytes,
+                              uint64_t num_bytes)
+{
+    const epf_json_span text = {bytes, (size_t)num_bytes};
+    index_reader *r = epf_alloc(1, sizeof *r);
+    epf_status st;
+    if (r == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for its reader", label);
+    }
+    r->checkpoint = c;
+    r->source.file = label;
+    r->source.base = bytes;
+    st = read_index(r, text);
+    epf_free(r);
+    return st;
+}
+
 static epf_status open_index(epf_checkpoint *c, const char *path)
 {
     epf_file_map map;
     epf_status st;
-    index_reader *r;
     EPF_TRY(epf_file_map_open(path, &map));
-    r = epf_alloc(1, sizeof *r);
-    if (r == NULL) {
-        st = EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for its reader", path);
-    } else {
-        r->checkpoint = c;
-        r->source.file = path;
-        r->source.base = (const char *)map.bytes;
-        st = read_index(r, &map);
-    }
-    epf_free(r);
+    st = parse_index(c, path, map.bytes, map.num_bytes);
     epf_file_map_close(&map);
+    return st;
+}
+
+epf_status epf_checkpoint_check_index(const char *label, const void *bytes, uint64_t num_bytes,
+                                      int32_t *num_shards)
+{
+    epf_checkpoint *c = epf_alloc(1, sizeof *c);
+    epf_status st;
+    if (c == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for its reader", label);
+    }
+    st = parse_index(c, label, bytes, num_bytes);
+    if (st == EPF_OK) {
+        *num_shards = c->num_shards;
+    }
+    epf_checkpoint_close(c);
     return st;
 }
 

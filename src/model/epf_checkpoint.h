@@ -34,4 +34,9 @@ epf_status epf_checkpoint_has(epf_checkpoint *checkpoint, const char *name, bool
  * epf_safetensors_open(). */
 epf_status epf_checkpoint_find(epf_checkpoint *checkpoint, const char *name, epf_tensor_view *view);
 
+/* Reads an index alone, from memory, and counts its shards; opens nothing.  EPF_E_FORMAT,
+ * EPF_E_NO_MEMORY. */
+epf_status epf_checkpoint_check_index(const char *label, const void *bytes, uint64_t num_bytes,
+                                      int32_t *num_shards);
+
 #endif
