@@ -10,59 +10,59 @@
 #include "epfuse/epfuse.h"
 
 /* Everything timed, once: constant, name in tables and JSON lines, part of the unfused composition. */
-#define BENCH_OP_MAP(X)                                       \
-    X(BENCH_PREPROCESS, "preprocess", false)                  \
-    X(BENCH_DISPATCH_GEMM, "dispatch_group_gemm", false)      \
-    X(BENCH_GEMM_COMBINE, "group_gemm_combine", false)        \
+#define BENCH_OP_MAP(X)                                              \
+    X(BENCH_PREPROCESS, "preprocess", false)                         \
+    X(BENCH_DISPATCH_GEMM, "dispatch_group_gemm", false)             \
+    X(BENCH_GEMM_COMBINE, "group_gemm_combine", false)               \
     X(BENCH_GEMM_COMBINE_SERIAL, "group_gemm_combine_serial", false) \
-    X(BENCH_UNFUSED_DISPATCH, "unfused_dispatch", true)       \
-    X(BENCH_UNFUSED_GEMM1, "unfused_gemm1", true)             \
-    X(BENCH_UNFUSED_SWIGLU, "unfused_swiglu", true)           \
-    X(BENCH_UNFUSED_GEMM2, "unfused_gemm2", true)             \
+    X(BENCH_UNFUSED_DISPATCH, "unfused_dispatch", true)              \
+    X(BENCH_UNFUSED_GEMM1, "unfused_gemm1", true)                    \
+    X(BENCH_UNFUSED_SWIGLU, "unfused_swiglu", true)                  \
+    X(BENCH_UNFUSED_GEMM2, "unfused_gemm2", true)                    \
     X(BENCH_UNFUSED_COMBINE, "unfused_combine", true)
 
 typedef enum bench_op {
 #define X(name, text, unfused) name,
     BENCH_OP_MAP(X)
 #undef X
-    BENCH_NUM_OPS
+        BENCH_NUM_OPS
 } bench_op;
 
 typedef struct bench_problem {
-    const char *preset;     /* name                                              */
-    int32_t hidden;         /* H                                                 */
-    int32_t columns;        /* N of the first GEMM                               */
-    int32_t intermediate;   /* K of the second: columns / 2 if gated             */
+    const char *preset;   /* name */
+    int32_t hidden;       /* H */
+    int32_t columns;      /* N of the first GEMM */
+    int32_t intermediate; /* K of the second: columns / 2 if gated */
     bool gated;
-    int32_t num_experts;    /* E, scaled                                         */
-    int32_t topk;           /* K                                                 */
-    int32_t num_ranks;      /* W                                                 */
-    int32_t num_tokens;     /* T per rank, scaled                                */
-    int32_t num_workers;    /* per rank                                          */
+    int32_t num_experts; /* E, scaled */
+    int32_t topk;        /* K */
+    int32_t num_ranks;   /* W */
+    int32_t num_tokens;  /* T per rank, scaled */
+    int32_t num_workers; /* per rank */
     int32_t dtype;
-    bool is_zipf;           /* routing: Zipf(1) instead of uniform               */
+    bool is_zipf; /* routing: Zipf(1) instead of uniform */
     uint64_t seed;
     int32_t repeat;
 } bench_problem;
 
 /* Ceilings of this machine, all threads at once, measured in the same run. */
 typedef struct bench_ceiling {
-    double dense_gflops;    /* one large dense product with the same library     */
-    double copy_gbs;        /* memcpy, bytes copied (read + written is twice)    */
-    char library[64];       /* which                                             */
+    double dense_gflops; /* one large dense product with the same library */
+    double copy_gbs;     /* memcpy, bytes copied (read + written is twice) */
+    char library[64];    /* which */
 } bench_ceiling;
 
 typedef struct bench_result {
-    double us[BENCH_NUM_OPS];    /* median over repeats of the slowest rank          */
+    double us[BENCH_NUM_OPS]; /* median over repeats of the slowest rank */
     double us_low[BENCH_NUM_OPS];
     double us_high[BENCH_NUM_OPS];
-    double fused_layer_us;       /* medians of whole passes, slowest rank            */
+    double fused_layer_us; /* medians of whole passes, slowest rank */
     double serial_layer_us;
     double unfused_layer_us;
-    double main_gflops;          /* inside the tiles of the fused calls, all threads */
-    int64_t rows;                /* over all ranks                                   */
-    int64_t carried;             /* (token, rank) pairs that crossed or stayed       */
-    int64_t tokens;              /* over all ranks                                   */
+    double main_gflops; /* inside the tiles of the fused calls, all threads */
+    int64_t rows;       /* over all ranks */
+    int64_t carried;    /* (token, rank) pairs that crossed or stayed */
+    int64_t tokens;     /* over all ranks */
     bench_ceiling ceiling;
 } bench_result;
 

@@ -33,7 +33,8 @@ static void *random_matrix(int32_t dtype, int64_t count)
         float value;
         state = state * 6364136223846793005u + 1442695040888963407u;
         value = (float)(int32_t)(state >> 32) * (1.0f / 2147483648.0f);
-        epf_convert_from_f32((uint8_t *)data + i * epf_dtype_bytes(dtype), &value, (epf_dtype)dtype, 1);
+        epf_convert_from_f32((uint8_t *)data + i * epf_dtype_bytes(dtype), &value, (epf_dtype)dtype,
+                             1);
     }
     return data;
 }
@@ -55,8 +56,8 @@ static void time_gemm(ceiling_thread *t)
     desc.reduce_last_dim = true;
     desc.data = b;
     desc.block_n = DENSE_N;
-    t->status = a == NULL || b == NULL || c == NULL ? EPF_FAIL(EPF_E_NO_MEMORY, "bench: matrices")
-                                                    : EPF_OK;
+    t->status =
+        a == NULL || b == NULL || c == NULL ? EPF_FAIL(EPF_E_NO_MEMORY, "bench: matrices") : EPF_OK;
     t->status = t->status == EPF_OK ? epf_gemm_weight_create(&desc, &weight) : t->status;
     t->status = t->status == EPF_OK ? epf_gemm_scratch_create(&scratch) : t->status;
     memset(&args, 0, sizeof args);
@@ -151,8 +152,8 @@ epf_status bench_measure_ceiling(const bench_problem *problem, bench_ceiling *ce
         (void)pthread_join(threads[t].thread, NULL);
         st = st == EPF_OK ? threads[t].status : st;
     }
-    ceiling->dense_gflops = 2.0 * DENSE_M * DENSE_N * DENSE_K * count /
-                            median_of_slowest(threads, count, false) * 1e-9;
+    ceiling->dense_gflops =
+        2.0 * DENSE_M * DENSE_N * DENSE_K * count / median_of_slowest(threads, count, false) * 1e-9;
     ceiling->copy_gbs = (double)COPY_BYTES * count / median_of_slowest(threads, count, true) * 1e-9;
     memset(ceiling->library, 0, sizeof ceiling->library);
     strncpy(ceiling->library, epf_gemm_kind_name(info.kind), sizeof ceiling->library - 1);

@@ -30,11 +30,11 @@ typedef struct bench_rank {
     epf_group *group;
     epf_op *op;
     epf_layout *layout;
-    epf_weight *w1;           /* gate_up if gated                        */
-    epf_weight *w1_plain;     /* the same columns, for the unfused GEMM  */
+    epf_weight *w1;       /* gate_up if gated */
+    epf_weight *w1_plain; /* the same columns, for the unfused GEMM */
     epf_weight *w2;
     epf_tensor input, ids, weight, output;
-    epf_memory raw, hidden;   /* [R, N] and [R, I]                       */
+    epf_memory raw, hidden; /* [R, N] and [R, I] */
     double *us[BENCH_NUM_OPS];
     double *pass_us[NUM_PASSES];
     epf_status status;
@@ -90,7 +90,8 @@ static epf_status random_tensor(epf_tensor *t, int32_t dtype, int32_t ndim, cons
     for (int64_t i = 0; i < count; i++) { /* Box-Muller: normal, never zeros */
         const double radius = sqrt(-2.0 * log(uniform(&seed)));
         const float value = (float)(scale * radius * cos(6.283185307179586 * uniform(&seed)));
-        epf_convert_from_f32((uint8_t *)data + i * epf_dtype_bytes(dtype), &value, (epf_dtype)dtype, 1);
+        epf_convert_from_f32((uint8_t *)data + i * epf_dtype_bytes(dtype), &value, (epf_dtype)dtype,
+                             1);
     }
     return epf_tensor_make(t, data, (epf_dtype)dtype, ndim, shape);
 }
@@ -113,7 +114,8 @@ static void random_routing(const bench_problem *p, int32_t *ids, uint64_t seed)
     }
 }
 
-static epf_status pack(bench_rank *b, int64_t n, int64_t k, bool gate_up, uint64_t seed, epf_weight **w)
+static epf_status pack(bench_rank *b, int64_t n, int64_t k, bool gate_up, uint64_t seed,
+                       epf_weight **w)
 {
     const bench_problem *const p = b->problem;
     const int64_t shape[3] = {p->num_experts / p->num_ranks, n, k};
@@ -161,15 +163,15 @@ static epf_status prepare(bench_rank *b)
 }
 
 /* Times one piece after all ranks met; `at` is NULL while warming up. */
-#define TIMED(b, expression, at)                                    \
-    do {                                                            \
-        uint64_t timed_begin;                                       \
-        EPF_TRY(epf_op_barrier((b)->op));                           \
-        timed_begin = epf_now_ns();                                 \
-        EPF_TRY(expression);                                        \
-        if ((at) != NULL) {                                         \
-            *(at) = (double)(epf_now_ns() - timed_begin) * 1e-3;    \
-        }                                                           \
+#define TIMED(b, expression, at)                                 \
+    do {                                                         \
+        uint64_t timed_begin;                                    \
+        EPF_TRY(epf_op_barrier((b)->op));                        \
+        timed_begin = epf_now_ns();                              \
+        EPF_TRY(expression);                                     \
+        if ((at) != NULL) {                                      \
+            *(at) = (double)(epf_now_ns() - timed_begin) * 1e-3; \
+        }                                                        \
     } while (0)
 
 static epf_status run_preprocess(bench_rank *b)
@@ -265,13 +267,17 @@ static epf_status unfused_pieces(bench_rank *b, int32_t i)
     const epf_rows hidden = {b->hidden.data, p->intermediate};
     TIMED(b, epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight),
           sample(b, BENCH_UNFUSED_DISPATCH, i));
-    TIMED(b, epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1, recv, p->gated ? raw : hidden),
+    TIMED(b,
+          epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1, recv,
+                           p->gated ? raw : hidden),
           sample(b, BENCH_UNFUSED_GEMM1, i));
     if (p->gated) {
         TIMED(b, run_swiglu(b), sample(b, BENCH_UNFUSED_SWIGLU, i));
     }
-    TIMED(b, epf_unfused_gemm(b->op, b->layout, b->w2, hidden, y), sample(b, BENCH_UNFUSED_GEMM2, i));
-    TIMED(b, epf_unfused_combine(b->op, b->layout, &b->output), sample(b, BENCH_UNFUSED_COMBINE, i));
+    TIMED(b, epf_unfused_gemm(b->op, b->layout, b->w2, hidden, y),
+          sample(b, BENCH_UNFUSED_GEMM2, i));
+    TIMED(b, epf_unfused_combine(b->op, b->layout, &b->output),
+          sample(b, BENCH_UNFUSED_COMBINE, i));
     return EPF_OK;
 }
 
@@ -284,7 +290,8 @@ static epf_status run_pass(bench_rank *b, int32_t pass)
     EPF_TRY(run_preprocess(b));
     if (pass != PASS_UNFUSED) {
         EPF_TRY(run_dispatch(b, false));
-        return run_combine(b, pass == PASS_SERIAL ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER, false);
+        return run_combine(b, pass == PASS_SERIAL ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER,
+                           false);
     }
     EPF_TRY(epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight));
     EPF_TRY(epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1,
@@ -305,7 +312,8 @@ static epf_status run_rank(bench_rank *b)
         TIMED(b, run_preprocess(b), sample(b, BENCH_PREPROCESS, i));
         TIMED(b, run_dispatch(b, false), sample(b, BENCH_DISPATCH_GEMM, i));
         TIMED(b, run_combine(b, EPF_COMBINE_FUSE_SCATTER, false), sample(b, BENCH_GEMM_COMBINE, i));
-        TIMED(b, run_combine(b, EPF_COMBINE_SERIAL, false), sample(b, BENCH_GEMM_COMBINE_SERIAL, i));
+        TIMED(b, run_combine(b, EPF_COMBINE_SERIAL, false),
+              sample(b, BENCH_GEMM_COMBINE_SERIAL, i));
         EPF_TRY(unfused_pieces(b, i));
         for (int32_t k = 0; k < NUM_PASSES; k++) {
             const int32_t pass = (k + i + WARMUP) % NUM_PASSES; /* turns: who goes first changes */
@@ -365,8 +373,8 @@ static epf_status read_main_rate(const bench_problem *p, bench_result *result)
         for (int32_t r = 0; r < p->num_ranks; r++) {
             char path[128];
             epf_trace *trace = NULL;
-            (void)snprintf(path, sizeof path, "prof/mega/" PROFILE_NAME "_%s_rank_%d.perfetto-trace",
-                           phases[f], r);
+            (void)snprintf(path, sizeof path,
+                           "prof/mega/" PROFILE_NAME "_%s_rank_%d.perfetto-trace", phases[f], r);
             EPF_TRY(epf_trace_read(path, &trace));
             for (uint32_t l = 0; l < trace->num_lanes; l++) {
                 for (uint64_t i = 0; i < trace->lanes[l].num_records; i++) {
@@ -381,7 +389,8 @@ static epf_status read_main_rate(const bench_problem *p, bench_result *result)
         }
     }
     result->main_gflops = 2.0 * (double)result->rows * p->hidden *
-                          (double)(p->columns + p->intermediate) / ns * p->num_ranks * p->num_workers;
+                          (double)(p->columns + p->intermediate) / ns * p->num_ranks *
+                          p->num_workers;
     return EPF_OK;
 }
 

@@ -22,12 +22,12 @@
 #endif
 
 typedef struct bench_options {
-    const char *preset;     /* NULL: all                    */
-    const char *json_path;  /* appended to; NULL: none      */
+    const char *preset;    /* NULL: all */
+    const char *json_path; /* appended to; NULL: none */
     const char *routing;
     int32_t num_ranks;
     int32_t num_tokens;
-    int32_t num_experts;    /* 0: what fits in memory_gib   */
+    int32_t num_experts; /* 0: what fits in memory_gib */
     int32_t num_workers;
     int32_t repeat;
     int32_t dtype;
@@ -37,24 +37,34 @@ typedef struct bench_options {
 
 static const char help[] =
     "usage: epfuse bench [--preset NAME] [--ranks W] [--tokens T] [--experts E] [--workers N]\n"
-    "                    [--routing uniform|zipf] [--dtype bf16|fp16|fp32] [--repeat N] [--seed N]\n"
+    "                    [--routing uniform|zipf] [--dtype bf16|fp16|fp32] [--repeat N] [--seed "
+    "N]\n"
     "                    [--memory GIB] [--json FILE]\n\n"
-    "Times the fused operations and, taking turns, the same kernels one phase after another, with random\n"
-    "normal data.  H, N and top-k are the preset's; experts are cut to what fits in --memory (default 3 GiB\n"
-    "of packed weights), tokens are --tokens per rank (default 256).  Each time is the slowest rank's, the\n"
-    "median over --repeat (default 20).  Ceilings are measured in the same run, all threads at once.\n"
+    "Times the fused operations and, taking turns, the same kernels one phase after another, with "
+    "random\n"
+    "normal data.  H, N and top-k are the preset's; experts are cut to what fits in --memory "
+    "(default 3 GiB\n"
+    "of packed weights), tokens are --tokens per rank (default 256).  Each time is the slowest "
+    "rank's, the\n"
+    "median over --repeat (default 20).  Ceilings are measured in the same run, all threads at "
+    "once.\n"
     "--json appends one line per operation.\n";
 
 static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
 {
-    static const struct option options[] = {
-        {"preset", required_argument, NULL, 'p'},  {"ranks", required_argument, NULL, 'r'},
-        {"tokens", required_argument, NULL, 't'},  {"experts", required_argument, NULL, 'e'},
-        {"workers", required_argument, NULL, 'w'}, {"routing", required_argument, NULL, 'o'},
-        {"dtype", required_argument, NULL, 'd'},   {"repeat", required_argument, NULL, 'n'},
-        {"seed", required_argument, NULL, 's'},    {"memory", required_argument, NULL, 'm'},
-        {"json", required_argument, NULL, 'j'},    {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"preset", required_argument, NULL, 'p'},
+                                            {"ranks", required_argument, NULL, 'r'},
+                                            {"tokens", required_argument, NULL, 't'},
+                                            {"experts", required_argument, NULL, 'e'},
+                                            {"workers", required_argument, NULL, 'w'},
+                                            {"routing", required_argument, NULL, 'o'},
+                                            {"dtype", required_argument, NULL, 'd'},
+                                            {"repeat", required_argument, NULL, 'n'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"memory", required_argument, NULL, 'm'},
+                                            {"json", required_argument, NULL, 'j'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     for (;;) {
         const int c = cli_next_option(argc, argv, options);
         switch (c) {
@@ -108,7 +118,8 @@ static epf_status check(const bench_options *o)
 {
     EPF_CHECK_ARG(strcmp(o->routing, "uniform") == 0 || strcmp(o->routing, "zipf") == 0,
                   "--routing: '%s', must be uniform or zipf", o->routing);
-    EPF_CHECK_ARG(o->num_ranks <= 64 && o->num_workers <= 64, "--ranks, --workers: at most 64 each");
+    EPF_CHECK_ARG(o->num_ranks <= 64 && o->num_workers <= 64,
+                  "--ranks, --workers: at most 64 each");
     EPF_CHECK_ARG(o->repeat <= 1000, "--repeat: %d, must be 1..1000", o->repeat);
     EPF_CHECK_ARG(o->preset == NULL || epf_preset_find(o->preset) != NULL,
                   "--preset: '%s' is none of dsv3, qwen3-235b, mixtral, example, test", o->preset);
@@ -122,7 +133,7 @@ static int32_t fit_experts(const bench_options *o, const epf_preset *preset)
     const double each = (double)preset->hidden * epf_dtype_bytes(o->dtype) *
                         (double)((preset->gated ? 2 : 1) * columns + preset->intermediate);
     const double room = o->memory_gib * 1073741824.0 / each;
-    int32_t experts = o->num_experts > 0        ? o->num_experts
+    int32_t experts = o->num_experts > 0                   ? o->num_experts
                       : room < preset->routing.num_experts ? (int32_t)room
                                                            : preset->routing.num_experts;
     const int32_t least = preset->routing.topk > o->num_ranks ? preset->routing.topk : o->num_ranks;
@@ -202,7 +213,8 @@ static double floor_us(const bench_result *r, bench_work w)
 
 static double layer_floor_us(const bench_problem *p, const bench_result *r)
 {
-    return floor_us(r, work_of(p, r, BENCH_DISPATCH_GEMM)) + floor_us(r, work_of(p, r, BENCH_GEMM_COMBINE));
+    return floor_us(r, work_of(p, r, BENCH_DISPATCH_GEMM)) +
+           floor_us(r, work_of(p, r, BENCH_GEMM_COMBINE));
 }
 
 static void print_row(const char *name, double us, double floor)
@@ -220,24 +232,28 @@ static void print_result(const bench_problem *p, const bench_result *r)
     const double moved = r->us[BENCH_UNFUSED_DISPATCH] + r->us[BENCH_UNFUSED_COMBINE];
     const double bytes = work_of(p, r, BENCH_UNFUSED_DISPATCH).copied_bytes +
                          work_of(p, r, BENCH_UNFUSED_COMBINE).copied_bytes;
-    printf("%s%s%s  H %d N %d I %d, E %d top-%d, %d ranks x %d tokens x %d workers, %s, %s, seed %llu\n",
-           cli_bold(), p->preset, cli_plain(), p->hidden, p->columns, p->intermediate, p->num_experts,
-           p->topk, p->num_ranks, p->num_tokens, p->num_workers, epf_dtype_name(p->dtype),
-           p->is_zipf ? "zipf" : "uniform", (unsigned long long)p->seed);
+    printf("%s%s%s  H %d N %d I %d, E %d top-%d, %d ranks x %d tokens x %d workers, %s, %s, seed "
+           "%llu\n",
+           cli_bold(), p->preset, cli_plain(), p->hidden, p->columns, p->intermediate,
+           p->num_experts, p->topk, p->num_ranks, p->num_tokens, p->num_workers,
+           epf_dtype_name(p->dtype), p->is_zipf ? "zipf" : "uniform", (unsigned long long)p->seed);
     printf("  ceilings, %d threads: dense product %.0f GFLOP/s (%s), memcpy %.1f GB/s\n",
            p->num_ranks * p->num_workers, r->ceiling.dense_gflops, r->ceiling.library,
            r->ceiling.copy_gbs);
     printf("  %-28s %12s %11s\n", "", "median", "of floor");
     for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
         if (op != BENCH_UNFUSED_SWIGLU || p->gated) {
-            print_row(bench_op_name((bench_op)op), r->us[op], floor_us(r, work_of(p, r, (bench_op)op)));
+            print_row(bench_op_name((bench_op)op), r->us[op],
+                      floor_us(r, work_of(p, r, (bench_op)op)));
         }
     }
     print_row("layer, fused", r->fused_layer_us, layer_floor_us(p, r));
     print_row("layer, serial", r->serial_layer_us, layer_floor_us(p, r));
     print_row("layer, unfused", r->unfused_layer_us, layer_floor_us(p, r));
-    printf("  fused over unfused %.3fx; GEMM inside the fused calls %.0f GFLOP/s, %.1f %% of the dense "
-           "product;\n  dispatch + combine alone %.1f GB/s, %.1f %% of memcpy; token saving %.1f %%\n\n",
+    printf("  fused over unfused %.3fx; GEMM inside the fused calls %.0f GFLOP/s, %.1f %% of the "
+           "dense "
+           "product;\n  dispatch + combine alone %.1f GB/s, %.1f %% of memcpy; token saving %.1f "
+           "%%\n\n",
            r->unfused_layer_us / r->fused_layer_us, r->main_gflops,
            100.0 * r->main_gflops / r->ceiling.dense_gflops, bytes / moved * 1e-3,
            100.0 * bytes / moved * 1e-3 / r->ceiling.copy_gbs,
@@ -261,8 +277,8 @@ static void device_name(char *text, size_t size)
     }
 }
 
-static int write_line(FILE *f, const bench_problem *p, const bench_result *r, const char *op, double us,
-                      const double *spread, bench_work w)
+static int write_line(FILE *f, const bench_problem *p, const bench_result *r, const char *op,
+                      double us, const double *spread, bench_work w)
 {
     char shape[256];
     char device[256];
@@ -270,18 +286,18 @@ static int write_line(FILE *f, const bench_problem *p, const bench_result *r, co
     json_t *line;
     int written;
     device_name(device, sizeof device);
-    (void)snprintf(shape, sizeof shape, "%s/W%dE%dK%dT%dH%dN%dI%d/%s/%s/seed%llu", p->preset, p->num_ranks,
-                   p->num_experts, p->topk, p->num_tokens, p->hidden, p->columns, p->intermediate,
-                   epf_dtype_name(p->dtype), p->is_zipf ? "zipf" : "uniform",
+    (void)snprintf(shape, sizeof shape, "%s/W%dE%dK%dT%dH%dN%dI%d/%s/%s/seed%llu", p->preset,
+                   p->num_ranks, p->num_experts, p->topk, p->num_tokens, p->hidden, p->columns,
+                   p->intermediate, epf_dtype_name(p->dtype), p->is_zipf ? "zipf" : "uniform",
                    (unsigned long long)p->seed);
-    line = json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:s, s:s}",
-                     "op", op, "shape", shape, "n", p->repeat, "threads", p->num_ranks * p->num_workers,
-                     "us_p10", spread != NULL ? spread[0] : us, "us_p50", us, "us_p99",
-                     spread != NULL ? spread[1] : us, "gflops", w.flop / us * 1e-3, "gbs",
-                     w.copied_bytes / us * 1e-3, "pct_floor", floor > 0.0 ? 100.0 * floor / us : 0.0,
-                     "dense_gflops", r->ceiling.dense_gflops, "copy_gbs", r->ceiling.copy_gbs,
-                     "tile_gflops", r->main_gflops, "library", r->ceiling.library, "rev", EPF_COMMIT,
-                     "device", device);
+    line = json_pack(
+        "{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:s, s:s}", "op",
+        op, "shape", shape, "n", p->repeat, "threads", p->num_ranks * p->num_workers, "us_p10",
+        spread != NULL ? spread[0] : us, "us_p50", us, "us_p99", spread != NULL ? spread[1] : us,
+        "gflops", w.flop / us * 1e-3, "gbs", w.copied_bytes / us * 1e-3, "pct_floor",
+        floor > 0.0 ? 100.0 * floor / us : 0.0, "dense_gflops", r->ceiling.dense_gflops, "copy_gbs",
+        r->ceiling.copy_gbs, "tile_gflops", r->main_gflops, "library", r->ceiling.library, "rev",
+        EPF_COMMIT, "device", device);
     if (line == NULL) {
         return -1;
     }
@@ -302,7 +318,8 @@ static epf_status write_lines(const char *path, const bench_problem *p, const be
     for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
         const double spread[2] = {r->us_low[op], r->us_high[op]};
         is_bad = write_line(f, p, r, bench_op_name((bench_op)op), r->us[op], spread,
-                            work_of(p, r, (bench_op)op)) < 0 || is_bad;
+                            work_of(p, r, (bench_op)op)) < 0 ||
+                 is_bad;
     }
     layer.flop += combine.flop;
     layer.copied_bytes += combine.copied_bytes;

@@ -30,6 +30,8 @@
 #ifndef EPFUSE_H
 #define EPFUSE_H
 
+/* clang-format off: fields and what they mean are aligned by hand */
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

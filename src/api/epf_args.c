@@ -162,9 +162,10 @@ epf_status epf_tensor_check(const epf_tensor *t, const epf_tensor_want *want)
     }
     EPF_CHECK_ARG(t->ndim >= 1 && t->ndim <= EPF_MAX_DIMS, "%s: ndim %d, must be %d", want->name,
                   t->ndim, want->ndim);
-    EPF_CHECK_ARG(t->dtype == want->dtype || (want->other_dtype != 0 && t->dtype == want->other_dtype),
-                  "%s: dtype %s (%d), must be %s%s%s", want->name, epf_dtype_name(t->dtype), t->dtype,
-                  epf_dtype_name(want->dtype), want->other_dtype != 0 ? " or " : "",
+    EPF_CHECK_ARG(t->dtype == want->dtype ||
+                      (want->other_dtype != 0 && t->dtype == want->other_dtype),
+                  "%s: dtype %s (%d), must be %s%s%s", want->name, epf_dtype_name(t->dtype),
+                  t->dtype, epf_dtype_name(want->dtype), want->other_dtype != 0 ? " or " : "",
                   want->other_dtype != 0 ? epf_dtype_name(want->other_dtype) : "");
     EPF_TRY(check_shape(t, want));
     return check_memory(t, want);

@@ -10,8 +10,8 @@
 /* How a public struct that starts with struct_size is filled and read. */
 typedef struct epf_struct_spec {
     const char *name;
-    size_t size;              /* as this version knows it                     */
-    void (*defaults)(void *); /* fills a zeroed struct but for struct_size    */
+    size_t size;              /* as this version knows it */
+    void (*defaults)(void *); /* fills a zeroed struct but for struct_size */
 } epf_struct_spec;
 
 /* The caller's copy of the defaults, cut or zero-filled to its size. */
@@ -26,11 +26,11 @@ enum { EPF_ANY_SIZE = -1 };
 typedef struct epf_tensor_want {
     const char *name;
     int32_t ndim;
-    int64_t shape[EPF_MAX_DIMS]; /* EPF_ANY_SIZE: any                                    */
-    int32_t dtype;               /* epf_dtype                                             */
-    int32_t other_dtype;         /* also allowed; 0: none                                 */
+    int64_t shape[EPF_MAX_DIMS]; /* EPF_ANY_SIZE: any */
+    int32_t dtype;               /* epf_dtype */
+    int32_t other_dtype;         /* also allowed; 0: none */
     bool optional;
-    bool at_least;               /* shape[0] is a lower bound                             */
+    bool at_least; /* shape[0] is a lower bound */
 } epf_tensor_want;
 
 bool epf_tensor_given(const epf_tensor *tensor);

@@ -30,7 +30,8 @@ static epf_status check_inputs(combine *c)
     const epf_layout *const l = c->args.layout;
     const epf_tensor_want input = {
         "gemm_input_data", 2, {l->num_rows, EPF_ANY_SIZE}, op->config.dtype, 0, false, true};
-    const epf_tensor_want gate = {"gate_input", 1, {l->num_rows}, op->config.weight_dtype, 0, true, true};
+    const epf_tensor_want gate = {"gate_input", 1,   {l->num_rows}, op->config.weight_dtype, 0,
+                                  true,         true};
     const epf_tensor_want output_gate = {
         "output_gate", 2, {l->num_tokens, op->shape.topk}, op->config.weight_dtype, 0, true, false};
     const epf_tensor_want weights = {
@@ -52,18 +53,20 @@ static epf_status place_workers(const combine *c, epf_phase *phase)
 {
     const epf_group_gemm_combine_args *const a = &c->args;
     const int32_t workers = phase->num_workers;
-    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL || a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
+    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
+                      a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
     EPF_CHECK_ARG(a->optional_sm >= 0, "optional_sm: %d, must be at least 0", a->optional_sm);
-    EPF_CHECK_ARG(a->num_reduce_sms >= 0, "num_reduce_sms: %d, must be at least 0", a->num_reduce_sms);
+    EPF_CHECK_ARG(a->num_reduce_sms >= 0, "num_reduce_sms: %d, must be at least 0",
+                  a->num_reduce_sms);
     if (a->combine_mode == EPF_COMBINE_SERIAL && (a->optional_sm > 0 || a->num_reduce_sms > 0)) {
         return EPF_FAIL(EPF_E_UNSUPPORTED,
                         "%s: %d, but in serial mode all workers multiply first, then all sum",
                         a->optional_sm > 0 ? "optional_sm" : "num_reduce_sms",
                         a->optional_sm > 0 ? a->optional_sm : a->num_reduce_sms);
     }
-    EPF_CHECK_ARG((int64_t)a->optional_sm + a->num_reduce_sms < workers || (a->optional_sm == 0 &&
-                                                                           a->num_reduce_sms == 0),
+    EPF_CHECK_ARG((int64_t)a->optional_sm + a->num_reduce_sms < workers ||
+                      (a->optional_sm == 0 && a->num_reduce_sms == 0),
                   "%s: %d with the other at %d, together below the %d workers: one must multiply",
                   a->optional_sm > 0 ? "optional_sm" : "num_reduce_sms",
                   a->optional_sm > 0 ? a->optional_sm : a->num_reduce_sms,
@@ -81,8 +84,9 @@ static epf_status check_grad_blocks(const epf_group_gemm_combine_args *a)
     const int32_t blocks[] = {a->grad_block_size_m, a->grad_block_size_n};
     const char *const names[] = {"grad_block_size_m", "grad_block_size_n"};
     for (int i = 0; i < 2; i++) {
-        EPF_CHECK_ARG(blocks[i] >= 0 && blocks[i] <= MAX_GRAD_BLOCK, "%s: %d, must be 0 (AUTO) or 1..%d",
-                      names[i], blocks[i], (int)MAX_GRAD_BLOCK);
+        EPF_CHECK_ARG(blocks[i] >= 0 && blocks[i] <= MAX_GRAD_BLOCK,
+                      "%s: %d, must be 0 (AUTO) or 1..%d", names[i], blocks[i],
+                      (int)MAX_GRAD_BLOCK);
     }
     EPF_CHECK_ARG(a->grad_block_size_k >= 0, "grad_block_size_k: %d, must be 0 (AUTO) or more",
                   a->grad_block_size_k);
@@ -91,29 +95,33 @@ static epf_status check_grad_blocks(const epf_group_gemm_combine_args *a)
     return EPF_OK;
 }
 
-epf_status epf_grad_check(const epf_op *op, const epf_layout *l, const epf_group_gemm_combine_args *a)
+epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
+                          const epf_group_gemm_combine_args *a)
 {
     const epf_tensor_want grad_output = {
         "grad_output", 2, {l->num_rows, EPF_ANY_SIZE}, op->config.dtype, 0, true, true};
     const epf_tensor_want orig_input = {
         "orig_input", 2, {l->num_rows, EPF_ANY_SIZE}, op->config.dtype, 0, true, true};
-    epf_tensor_want grad_weight = {"grad_weight",
-                                   3,
-                                   {op->shape.num_local, a->grad_output.shape[1], a->orig_input.shape[1]},
-                                   op->config.dtype,
-                                   EPF_DTYPE_F32,
-                                   true,
-                                   false};
+    epf_tensor_want grad_weight = {
+        "grad_weight",
+        3,
+        {op->shape.num_local, a->grad_output.shape[1], a->orig_input.shape[1]},
+        op->config.dtype,
+        EPF_DTYPE_F32,
+        true,
+        false};
     const int given = (epf_tensor_given(&a->grad_output) ? 1 : 0) +
                       (epf_tensor_given(&a->orig_input) ? 1 : 0) +
                       (epf_tensor_given(&a->grad_weight) ? 1 : 0);
     EPF_CHECK_ARG(given == 0 || given == 3,
-                  "grad_output, orig_input, grad_weight: %d given, must be all three or none", given);
+                  "grad_output, orig_input, grad_weight: %d given, must be all three or none",
+                  given);
     EPF_TRY(check_grad_blocks(a));
     EPF_TRY(epf_tensor_check(&a->grad_output, &grad_output));
     EPF_TRY(epf_tensor_check(&a->orig_input, &orig_input));
-    EPF_CHECK_ARG(given == 0 || (a->grad_output.shape[1] >= 1 && a->grad_output.shape[1] <= INT32_MAX &&
-                                 a->orig_input.shape[1] >= 1 && a->orig_input.shape[1] <= INT32_MAX),
+    EPF_CHECK_ARG(given == 0 ||
+                      (a->grad_output.shape[1] >= 1 && a->grad_output.shape[1] <= INT32_MAX &&
+                       a->orig_input.shape[1] >= 1 && a->orig_input.shape[1] <= INT32_MAX),
                   "grad_output, orig_input: %lld and %lld columns, must be 1..2^31 - 1",
                   (long long)a->grad_output.shape[1], (long long)a->orig_input.shape[1]);
     EPF_TRY(epf_tensor_check(&a->grad_weight, &grad_weight));
@@ -220,8 +228,9 @@ static void fill(combine *c)
     call->output_gate = epf_rows_of(&c->result.output_gate);
     call->combine_weights = epf_rows_of(&c->args.combine_weights);
     call->combine_output = epf_rows_of(&c->result.combine_output);
-    call->signal =
-        epf_tensor_given(&c->args.optional_signal_tensor) ? c->args.optional_signal_tensor.data : NULL;
+    call->signal = epf_tensor_given(&c->args.optional_signal_tensor)
+                       ? c->args.optional_signal_tensor.data
+                       : NULL;
     call->staged.data = c->op->staged.data;
     call->staged.stride = hidden;
     epf_grad_fill(&c->args, call);

@@ -22,8 +22,8 @@ static epf_status check_inputs(dispatch *d)
     const epf_layout *const l = d->args.layout;
     const epf_tensor_want input = {
         "input", 2, {l->num_tokens, s->hidden}, d->op->config.dtype, 0, false, false};
-    const epf_tensor_want ids = {
-        "exp_indices", 2, {l->num_tokens, s->topk}, EPF_DTYPE_I32, 0, true, false};
+    const epf_tensor_want ids = {"exp_indices", 2,    {l->num_tokens, s->topk}, EPF_DTYPE_I32, 0,
+                                 true,          false};
     const epf_tensor_want weight = {
         "weight", 2, {l->num_tokens, s->topk}, d->op->config.weight_dtype, 0, true, false};
     if (d->args.with_cpy_flag) {
@@ -31,11 +31,13 @@ static epf_status check_inputs(dispatch *d)
     }
     EPF_TRY(epf_tensor_check(&d->args.weight, &weight));
     EPF_TRY(epf_tensor_check(&d->args.exp_indices, &ids));
-    for (int64_t slot = 0; epf_tensor_given(&d->args.exp_indices) &&
-                           slot < (int64_t)l->num_tokens * s->topk; slot++) {
+    for (int64_t slot = 0;
+         epf_tensor_given(&d->args.exp_indices) && slot < (int64_t)l->num_tokens * s->topk;
+         slot++) {
         const int64_t t = slot / s->topk;
         const int64_t k = slot % s->topk;
-        const int32_t id = ((const int32_t *)d->args.exp_indices.data)[t * d->args.exp_indices.stride[0] + k];
+        const int32_t id =
+            ((const int32_t *)d->args.exp_indices.data)[t * d->args.exp_indices.stride[0] + k];
         EPF_CHECK_ARG(id == l->topk_idx[slot], "exp_indices[%lld, %lld]: %d, but the layout has %d",
                       (long long)t, (long long)k, id, l->topk_idx[slot]);
     }
@@ -49,8 +51,8 @@ static epf_status check_activation(const dispatch *d)
     const bool is_swiglu = a->activation == EPF_ACTIVATION_SWIGLU;
     const epf_tensor_want want = {
         "activation_output", 2, {rows, d->weight->n / 2}, d->op->config.dtype, 0, !is_swiglu, true};
-    EPF_CHECK_ARG(is_swiglu || a->activation == EPF_ACTIVATION_NONE, "activation: %d, must be 0 or 1",
-                  a->activation);
+    EPF_CHECK_ARG(is_swiglu || a->activation == EPF_ACTIVATION_NONE,
+                  "activation: %d, must be 0 or 1", a->activation);
     EPF_CHECK_ARG(!is_swiglu || epf_tensor_given(&a->weight) || a->layout->num_tokens == 0,
                   "weight: not given, but SwiGLU multiplies with it");
     EPF_CHECK_ARG(is_swiglu || !epf_tensor_given(&a->activation_output),
@@ -66,10 +68,12 @@ static epf_status place_workers(const dispatch *d, epf_phase *phase)
     const int32_t workers = phase->num_workers;
     const int32_t num_tail = d->args.num_tail_sms;
     int32_t num_comm = d->args.optional_sm != EPF_AUTO ? d->args.optional_sm : d->op->config.num_sm;
-    EPF_CHECK_ARG(d->args.optional_sm >= 0, "optional_sm: %d, must be at least 0", d->args.optional_sm);
+    EPF_CHECK_ARG(d->args.optional_sm >= 0, "optional_sm: %d, must be at least 0",
+                  d->args.optional_sm);
     EPF_CHECK_ARG(num_tail >= 0, "num_tail_sms: %d, must be at least 0", num_tail);
     EPF_CHECK_ARG(num_tail < workers,
-                  "num_tail_sms: %d, must be below the %d workers: one must dispatch", num_tail, workers);
+                  "num_tail_sms: %d, must be below the %d workers: one must dispatch", num_tail,
+                  workers);
     if (num_comm == EPF_AUTO) {
         num_comm = workers - num_tail;
     }
@@ -85,14 +89,10 @@ static epf_status place_workers(const dispatch *d, epf_phase *phase)
 static epf_status resolve_weight(dispatch *d)
 {
     const epf_dispatch_group_gemm_args *const a = &d->args;
-    const epf_weight_use use = {&a->gemm_weight,
-                                a->packed_weight,
-                                a->gemm_weight_reduce_last_dim,
-                                EPF_ANY_SIZE,
-                                d->op->shape.hidden,
-                                a->activation == EPF_ACTIVATION_SWIGLU,
-                                a->gemm_block_size_n,
-                                a->gemm_block_size_k};
+    const epf_weight_use use = {
+        &a->gemm_weight,      a->packed_weight,    a->gemm_weight_reduce_last_dim,
+        EPF_ANY_SIZE,         d->op->shape.hidden, a->activation == EPF_ACTIVATION_SWIGLU,
+        a->gemm_block_size_n, a->gemm_block_size_k};
     return epf_weight_resolve(d->op, &use, &d->weight, &d->temporary);
 }
 
@@ -104,7 +104,8 @@ static epf_status resolve_outputs(dispatch *d)
         "gemm_output_data", 2, {rows, d->weight->n}, op->config.dtype, 0, true, true};
     const epf_tensor_want copy = {
         "dispatch_output", 2, {rows, op->shape.hidden}, op->config.dtype, 0, true, true};
-    const epf_tensor_want weights = {"weight_recv", 1, {rows}, op->config.weight_dtype, 0, true, true};
+    const epf_tensor_want weights = {"weight_recv", 1,   {rows}, op->config.weight_dtype, 0,
+                                     true,          true};
     EPF_TRY(epf_tensor_check(&d->args.dispatch_output, &copy));
     EPF_TRY(epf_tensor_check(&d->args.weight_recv, &weights));
     if (d->args.keep_gemm_output) {

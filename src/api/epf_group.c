@@ -29,7 +29,8 @@ epf_status epf_group_adopt(epf_comm *comm, epf_group **group)
     return EPF_OK;
 }
 
-epf_status epf_group_create_threads(int32_t num_ranks, const epf_group_config *user, epf_group **groups)
+epf_status epf_group_create_threads(int32_t num_ranks, const epf_group_config *user,
+                                    epf_group **groups)
 {
     epf_group_config config;
     epf_comm_config comm_config;

@@ -19,16 +19,16 @@
 struct epf_layer_context {
     epf_op *op;
     epf_layout *layout;
-    bool is_kept;             /* the memories below are of the last forward pass */
-    int64_t intermediate;     /* I                                               */
-    epf_memory rows;          /* [R, H]   x, as received                         */
-    epf_memory row_weights;   /* [R]      routing weights, as received           */
-    epf_memory projected;     /* [R, 2 I] gate | up                              */
-    epf_memory activated;     /* [R, I]   h                                      */
-    epf_memory grad_rows;     /* [R, H]   dy, as received                        */
-    epf_memory grad_hidden;   /* [R, I]   dh                                     */
-    epf_memory grad_projected; /* [R, 2 I] dg | du                               */
-    epf_memory grad_weights;  /* [R]      dw                                     */
+    bool is_kept;              /* the memories below are of the last forward pass */
+    int64_t intermediate;      /* I */
+    epf_memory rows;           /* [R, H]   x, as received */
+    epf_memory row_weights;    /* [R]      routing weights, as received */
+    epf_memory projected;      /* [R, 2 I] gate | up */
+    epf_memory activated;      /* [R, I]   h */
+    epf_memory grad_rows;      /* [R, H]   dy, as received */
+    epf_memory grad_hidden;    /* [R, I]   dh */
+    epf_memory grad_projected; /* [R, 2 I] dg | du */
+    epf_memory grad_weights;   /* [R]      dw */
 };
 
 epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context)
@@ -68,8 +68,8 @@ const epf_layout *epf_layer_context_layout(const epf_layer_context *c)
 }
 
 /* [R, columns] (columns > 0) or [R] in `memory`. */
-static epf_status reserve(const epf_layer_context *c, epf_memory *memory, int32_t dtype, int64_t columns,
-                          epf_tensor *tensor)
+static epf_status reserve(const epf_layer_context *c, epf_memory *memory, int32_t dtype,
+                          int64_t columns, epf_tensor *tensor)
 {
     const int64_t shape[2] = {c->layout->num_rows, columns};
     const int64_t bytes = shape[0] * (columns > 0 ? columns : 1) * epf_dtype_bytes(dtype);
@@ -80,9 +80,9 @@ static epf_status reserve(const epf_layer_context *c, epf_memory *memory, int32_
 
 static epf_status find_intermediate(const epf_layer_weights *w, int64_t *intermediate)
 {
-    const int64_t columns = w->packed_w13 != NULL          ? w->packed_w13->n
+    const int64_t columns = w->packed_w13 != NULL       ? w->packed_w13->n
                             : epf_tensor_given(&w->w13) ? w->w13.shape[1]
-                                                           : 0;
+                                                        : 0;
     EPF_CHECK_ARG(columns > 0 && columns % 16 == 0,
                   "w13: %lld rows per expert, must be 2 I with I a positive multiple of 8",
                   (long long)columns);
@@ -105,7 +105,8 @@ static epf_status profile_name(const char *name, const char *phase, char *text, 
 
 enum { NAME_BYTES = 101 };
 
-static epf_status forward_dispatch(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *a)
+static epf_status forward_dispatch(epf_op *op, epf_layer_context *c,
+                                   const epf_layer_forward_args *a)
 {
     epf_dispatch_group_gemm_args d;
     char name[NAME_BYTES];
@@ -122,7 +123,8 @@ static epf_status forward_dispatch(epf_op *op, epf_layer_context *c, const epf_l
     d.keep_gemm_output = a->keep_for_backward;
     EPF_TRY(reserve(c, &c->activated, op->config.dtype, c->intermediate, &d.activation_output));
     if (a->keep_for_backward) {
-        EPF_TRY(reserve(c, &c->projected, op->config.dtype, 2 * c->intermediate, &d.gemm_output_data));
+        EPF_TRY(
+            reserve(c, &c->projected, op->config.dtype, 2 * c->intermediate, &d.gemm_output_data));
         EPF_TRY(reserve(c, &c->rows, op->config.dtype, op->shape.hidden, &d.dispatch_output));
         EPF_TRY(reserve(c, &c->row_weights, op->config.weight_dtype, 0, &d.weight_recv));
     }
@@ -158,10 +160,10 @@ static epf_status forward_combine(epf_op *op, epf_layer_context *c, const epf_la
 static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *a)
 {
     const int64_t tokens = a->exp_indices.shape[0];
-    const epf_tensor_want output = {
-        "output", 2, {tokens, op->shape.hidden}, op->config.dtype, 0, false, false};
-    const epf_tensor_want input = {
-        "input", 2, {tokens, op->shape.hidden}, op->config.dtype, 0, false, false};
+    const epf_tensor_want output = {"output", 2,    {tokens, op->shape.hidden}, op->config.dtype, 0,
+                                    false,    false};
+    const epf_tensor_want input = {"input", 2,    {tokens, op->shape.hidden}, op->config.dtype, 0,
+                                   false,   false};
     const epf_tensor_want weight = {
         "weight", 2, {tokens, op->shape.topk}, op->config.weight_dtype, 0, false, false};
     EPF_CHECK_ARG(epf_tensor_given(&a->exp_indices), "exp_indices: not given, but required");
@@ -170,7 +172,8 @@ static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *
     EPF_TRY(epf_tensor_check(&a->output, &output));
     EPF_CHECK_ARG(epf_tensor_given(&a->weights.w2) != (a->weights.packed_w2 != NULL),
                   "w2, packed_w2: must be exactly one");
-    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL || a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
+    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
+                      a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
     return epf_op_check_set(op, a->comm_buffer_id);
 }
@@ -229,19 +232,23 @@ static epf_status activation_backward_rows(const epf_layer_context *c)
         uint8_t *const out = (uint8_t *)c->grad_projected.data + row * 2 * count * bytes;
         float weight;
         float dw;
-        epf_convert_to_f32(work, (uint8_t *)c->projected.data + row * 2 * count * bytes, dtype, 2 * count);
-        epf_convert_to_f32(work + 2 * count, (uint8_t *)c->grad_hidden.data + row * count * bytes, dtype,
-                           count);
-        epf_convert_to_f32(&weight, (uint8_t *)c->row_weights.data + row * weight_bytes, weight_dtype, 1);
+        epf_convert_to_f32(work, (uint8_t *)c->projected.data + row * 2 * count * bytes, dtype,
+                           2 * count);
+        epf_convert_to_f32(work + 2 * count, (uint8_t *)c->grad_hidden.data + row * count * bytes,
+                           dtype, count);
+        epf_convert_to_f32(&weight, (uint8_t *)c->row_weights.data + row * weight_bytes,
+                           weight_dtype, 1);
         dw = activation_backward(work, count, weight);
         epf_convert_from_f32(out, work + 3 * count, dtype, 2 * count);
-        epf_convert_from_f32((uint8_t *)c->grad_weights.data + row * weight_bytes, &dw, weight_dtype, 1);
+        epf_convert_from_f32((uint8_t *)c->grad_weights.data + row * weight_bytes, &dw,
+                             weight_dtype, 1);
     }
     epf_free(work);
     return EPF_OK;
 }
 
-static epf_status backward_dispatch(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *a)
+static epf_status backward_dispatch(epf_op *op, epf_layer_context *c,
+                                    const epf_layer_backward_args *a)
 {
     epf_dispatch_group_gemm_args d;
     EPF_TRY(epf_dispatch_group_gemm_args_init(&d));
@@ -288,12 +295,14 @@ static epf_status gradient_w2(epf_op *op, epf_layer_context *c, const epf_layer_
     return epf_exec_run(op->exec, &call, NULL, &fault) == EPF_OK ? EPF_OK : epf_op_fail(op, &fault);
 }
 
-static epf_status backward_combine(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *a)
+static epf_status backward_combine(epf_op *op, epf_layer_context *c,
+                                   const epf_layer_backward_args *a)
 {
     epf_group_gemm_combine_args g;
     EPF_TRY(epf_group_gemm_combine_args_init(&g));
     g.layout = c->layout;
-    EPF_TRY(reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &g.gemm_input_data));
+    EPF_TRY(
+        reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &g.gemm_input_data));
     EPF_TRY(reserve(c, &c->grad_weights, op->config.weight_dtype, 0, &g.gate_input));
     g.packed_weight = a->packed_w13_backward;
     if (g.packed_weight == NULL) {
@@ -324,9 +333,27 @@ static epf_status check_backward(const epf_op *op, const epf_layer_context *c,
         {"grad_output", 2, {tokens, hidden}, dtype, 0, false, false},
         {"grad_input", 2, {tokens, hidden}, dtype, 0, false, false},
         {"grad_weight", 2, {tokens, op->shape.topk}, op->config.weight_dtype, 0, false, false},
-        {"w13", 3, {num_local, 2 * c->intermediate, hidden}, dtype, 0, a->packed_w13_backward != NULL, false},
-        {"w2", 3, {num_local, hidden, c->intermediate}, dtype, 0, a->packed_w2_backward != NULL, false},
-        {"grad_w13", 3, {num_local, 2 * c->intermediate, hidden}, dtype, EPF_DTYPE_F32, true, false},
+        {"w13",
+         3,
+         {num_local, 2 * c->intermediate, hidden},
+         dtype,
+         0,
+         a->packed_w13_backward != NULL,
+         false},
+        {"w2",
+         3,
+         {num_local, hidden, c->intermediate},
+         dtype,
+         0,
+         a->packed_w2_backward != NULL,
+         false},
+        {"grad_w13",
+         3,
+         {num_local, 2 * c->intermediate, hidden},
+         dtype,
+         EPF_DTYPE_F32,
+         true,
+         false},
         {"grad_w2", 3, {num_local, hidden, c->intermediate}, dtype, EPF_DTYPE_F32, true, false},
     };
     const epf_tensor *const tensors[] = {&a->grad_output, &a->grad_input, &a->grad_weight, &a->w13,
@@ -334,7 +361,8 @@ static epf_status check_backward(const epf_op *op, const epf_layer_context *c,
     for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
         EPF_TRY(epf_tensor_check(tensors[i], &wants[i]));
     }
-    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL || a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
+    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
+                      a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
     return epf_op_check_set(op, a->comm_buffer_id);
 }

@@ -52,8 +52,8 @@ epf_status epf_layout_create(epf_op *op, epf_layout **out)
         l->recv == NULL || l->input == NULL || l->row_offset == NULL || l->tile_offset == NULL ||
         l->row_source == NULL) {
         epf_layout_destroy(l);
-        return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %lld slots, %d experts, %d ranks", (long long)slots,
-                        s->num_experts, s->num_ranks);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %lld slots, %d experts, %d ranks",
+                        (long long)slots, s->num_experts, s->num_ranks);
     }
     *out = l;
     return EPF_OK;

@@ -21,24 +21,25 @@ static epf_status check_types(const epf_op_config *c)
     EPF_CHECK_ARG(c->weight_dtype == EPF_DTYPE_F32 || c->weight_dtype == EPF_DTYPE_BF16,
                   "weight_dtype: %s (%d), must be fp32 or bf16", epf_dtype_name(c->weight_dtype),
                   c->weight_dtype);
-    EPF_CHECK_ARG(c->gemm_library >= EPF_GEMM_LIBRARY_AUTO && c->gemm_library <= EPF_GEMM_LIBRARY_PORTABLE,
-                  "gemm_library: %d, must be 0..%d", c->gemm_library, (int)EPF_GEMM_LIBRARY_PORTABLE);
+    EPF_CHECK_ARG(
+        c->gemm_library >= EPF_GEMM_LIBRARY_AUTO && c->gemm_library <= EPF_GEMM_LIBRARY_PORTABLE,
+        "gemm_library: %d, must be 0..%d", c->gemm_library, (int)EPF_GEMM_LIBRARY_PORTABLE);
     return EPF_OK;
 }
 
 static epf_status check_config(const epf_op_config *c, int32_t num_ranks)
 {
     EPF_CHECK_ARG(c->max_tokens >= 1, "max_tokens: %d, must be at least 1", c->max_tokens);
-    EPF_CHECK_ARG(c->hidden >= 8 && c->hidden % 8 == 0, "hidden: %d, must be a positive multiple of 8",
-                  c->hidden);
+    EPF_CHECK_ARG(c->hidden >= 8 && c->hidden % 8 == 0,
+                  "hidden: %d, must be a positive multiple of 8", c->hidden);
     EPF_CHECK_ARG(c->topk >= 1 && c->topk <= MAX_TOPK, "topk: %d, must be 1..%d", c->topk,
                   (int)MAX_TOPK);
     EPF_CHECK_ARG(c->num_tot_experts >= 1 && c->num_tot_experts % num_ranks == 0,
                   "num_tot_experts: %d, must be a positive multiple of the %d ranks",
                   c->num_tot_experts, num_ranks);
     EPF_CHECK_ARG((int64_t)c->max_tokens * c->topk <= INT32_MAX / num_ranks,
-                  "max_tokens: %d with topk %d and %d ranks is more than 2^31 - 1 rows", c->max_tokens,
-                  c->topk, num_ranks);
+                  "max_tokens: %d with topk %d and %d ranks is more than 2^31 - 1 rows",
+                  c->max_tokens, c->topk, num_ranks);
     EPF_CHECK_ARG(c->duplicate_comm_buffer >= 1 && c->duplicate_comm_buffer <= EPF_MAX_BUFFER_SETS,
                   "duplicate_comm_buffer: %d, must be 1..%d", c->duplicate_comm_buffer,
                   (int)EPF_MAX_BUFFER_SETS);
@@ -62,15 +63,22 @@ typedef struct agreement {
     double capacity;
 } agreement;
 
-static const char *const agreed_names[] = {"backend",      "max_tokens", "hidden",
-                                           "topk",         "num_tot_experts", "dtype",
-                                           "weight_dtype", "duplicate_comm_buffer", "lazy"};
+static const char *const agreed_names[] = {"backend",
+                                           "max_tokens",
+                                           "hidden",
+                                           "topk",
+                                           "num_tot_experts",
+                                           "dtype",
+                                           "weight_dtype",
+                                           "duplicate_comm_buffer",
+                                           "lazy"};
 
 static void fill_agreement(const epf_op_config *c, epf_status mine, agreement *a)
 {
-    const int32_t fields[] = {c->backend, c->max_tokens,   c->hidden,
-                              c->topk,    c->num_tot_experts, c->dtype,
-                              c->weight_dtype, c->duplicate_comm_buffer, c->lazy ? 1 : 0};
+    const int32_t fields[] = {
+        c->backend,         c->max_tokens, c->hidden,       c->topk,
+        c->num_tot_experts, c->dtype,      c->weight_dtype, c->duplicate_comm_buffer,
+        c->lazy ? 1 : 0};
     memset(a, 0, sizeof *a);
     a->status = mine;
     memcpy(a->fields, fields, sizeof fields);
@@ -84,7 +92,8 @@ static epf_status compare_agreements(const agreement *all, int32_t num_ranks)
 {
     for (int32_t r = 0; r < num_ranks; r++) {
         if (all[r].status != EPF_OK) {
-            return EPF_FAIL((epf_status)all[r].status, "rank %d: its operator's config is refused", r);
+            return EPF_FAIL((epf_status)all[r].status, "rank %d: its operator's config is refused",
+                            r);
         }
     }
     for (int32_t r = 1; r < num_ranks; r++) {
@@ -153,8 +162,8 @@ static epf_status check_workers(const epf_op *op)
     EPF_CHECK_ARG(op->config.sm_margin < workers, "sm_margin: %d, must be below the %d workers",
                   op->config.sm_margin, workers);
     EPF_CHECK_ARG(op->config.num_sm <= workers - op->config.sm_margin,
-                  "num_sm: %d, must be at most %d: the %d workers less sm_margin %d", op->config.num_sm,
-                  workers - op->config.sm_margin, workers, op->config.sm_margin);
+                  "num_sm: %d, must be at most %d: the %d workers less sm_margin %d",
+                  op->config.num_sm, workers - op->config.sm_margin, workers, op->config.sm_margin);
     return EPF_OK;
 }
 
@@ -196,7 +205,8 @@ epf_status epf_op_create(epf_group *group, const epf_op_config *config, epf_op *
     EPF_CHECK_ARG(out != NULL, "op: NULL");
     op = epf_alloc(1, sizeof *op);
     if (op == NULL) {
-        return epf_comm_agree(group->comm, EPF_FAIL(EPF_E_NO_MEMORY, "operator: %zu bytes", sizeof *op));
+        return epf_comm_agree(group->comm,
+                              EPF_FAIL(EPF_E_NO_MEMORY, "operator: %zu bytes", sizeof *op));
     }
     op->comm = group->comm;
     st = prepare(op, config);
@@ -253,21 +263,23 @@ epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
 {
     op->fault = *fault;
     if (fault->object == EPF_OBJECT_NONE) {
-        return EPF_FAIL((epf_status)fault->status, "rank %d, worker %d: %s", fault->rank, fault->worker,
-                        epf_status_text((epf_status)fault->status));
+        return EPF_FAIL((epf_status)fault->status, "rank %d, worker %d: %s", fault->rank,
+                        fault->worker, epf_status_text((epf_status)fault->status));
     }
     if (fault->status == EPF_E_INVALID) {
-        return EPF_FAIL(EPF_E_INVALID,
-                        "rank %d is in operation %u where rank %d is in operation %u (1 dispatch, 2 serial "
-                        "combine, 3 fuse_scatter combine): all ranks must make the same calls",
-                        fault->peer, epf_word_low(fault->seen), fault->rank, epf_word_low(fault->expected));
+        return EPF_FAIL(
+            EPF_E_INVALID,
+            "rank %d is in operation %u where rank %d is in operation %u (1 dispatch, 2 serial "
+            "combine, 3 fuse_scatter combine): all ranks must make the same calls",
+            fault->peer, epf_word_low(fault->seen), fault->rank, epf_word_low(fault->expected));
     }
-    return EPF_FAIL((epf_status)fault->status,
-                    "rank %d, worker %d: waited for %s[%lld] of rank %d, expected epoch %u count %u, saw "
-                    "epoch %u count %u",
-                    fault->rank, fault->worker, object_name(fault->object), (long long)fault->index,
-                    fault->peer, epf_word_epoch(fault->expected), epf_word_low(fault->expected),
-                    epf_word_epoch(fault->seen), epf_word_low(fault->seen));
+    return EPF_FAIL(
+        (epf_status)fault->status,
+        "rank %d, worker %d: waited for %s[%lld] of rank %d, expected epoch %u count %u, saw "
+        "epoch %u count %u",
+        fault->rank, fault->worker, object_name(fault->object), (long long)fault->index,
+        fault->peer, epf_word_epoch(fault->expected), epf_word_low(fault->expected),
+        epf_word_epoch(fault->seen), epf_word_low(fault->seen));
 }
 
 epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record)
@@ -358,10 +370,12 @@ epf_status epf_op_barrier(epf_op *op)
     EPF_TRY(epf_op_next_epoch(op));
     epf_op_fill_call(op, &op->sets[0], &call);
     for (int32_t r = 0; r < call.shape.num_ranks; r++) {
-        epf_store_release_sys_u64(epf_call_control_word(&call, r, call.control_map.barrier, call.rank),
-                                  epf_word(call.phase.epoch, 0));
+        epf_store_release_sys_u64(
+            epf_call_control_word(&call, r, call.control_map.barrier, call.rank),
+            epf_word(call.phase.epoch, 0));
     }
     need = epf_phase_need_word(&call.phase, EPF_OBJECT_BARRIER, 0);
     need.end = call.shape.num_ranks;
-    return epf_exec_wait(op->exec, &call, &need, &fault) == EPF_OK ? EPF_OK : epf_op_fail(op, &fault);
+    return epf_exec_wait(op->exec, &call, &need, &fault) == EPF_OK ? EPF_OK
+                                                                   : epf_op_fail(op, &fault);
 }

@@ -20,8 +20,8 @@ typedef struct epf_memory {
 
 typedef struct epf_buffer_set {
     epf_set_map map;
-    epf_window *window;      /* NULL until sync                                */
-    epf_memory gemm_output;  /* results for which the caller brought no tensor */
+    epf_window *window;     /* NULL until sync */
+    epf_memory gemm_output; /* results for which the caller brought no tensor */
     epf_memory combine_output;
     epf_memory output_gate;
 } epf_buffer_set;
@@ -31,14 +31,14 @@ struct epf_op {
     epf_op_config config;
     epf_shape shape;
     epf_control_map control_map;
-    epf_window *control;     /* NULL until sync                                */
+    epf_window *control; /* NULL until sync */
     epf_buffer_set sets[EPF_MAX_BUFFER_SETS];
     epf_exec *exec;
-    epf_memory staged;       /* [R, H] of combine with scatter workers         */
-    uint32_t epoch;          /* of the last collective call                    */
+    epf_memory staged;       /* [R, H] of combine with scatter workers */
+    uint32_t epoch;          /* of the last collective call */
     uint32_t num_preprocess; /* its low bit: which half of posted is used next */
     bool is_finalized;
-    epf_fault fault;         /* status 0: none                                 */
+    epf_fault fault; /* status 0: none */
 };
 
 /* EPF_E_STATE unless collective calls are possible now. */

@@ -99,9 +99,10 @@ epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, int64_t max_recv
         return EPF_OK;
     }
     if (!op->config.allow_regrow) {
-        return EPF_FAIL(EPF_E_CAPACITY,
-                        "capacity: a rank receives %lld rows, the buffers hold %lld and may not grow",
-                        (long long)max_recv_rows, (long long)set->map.rows);
+        return EPF_FAIL(
+            EPF_E_CAPACITY,
+            "capacity: a rank receives %lld rows, the buffers hold %lld and may not grow",
+            (long long)max_recv_rows, (long long)set->map.rows);
     }
     epf_set_map_make(&op->shape, epf_round_up(max_recv_rows, REGROW_ROWS), &map);
     EPF_TRY(epf_comm_window_create(op->comm, (uint64_t)map.total_bytes, &window));
@@ -156,7 +157,8 @@ static void end_padding(breakdown *b, int64_t next_offset)
     }
 }
 
-static void add_info(breakdown *b, const char *name, int32_t buffer_set, int64_t offset, int64_t bytes)
+static void add_info(breakdown *b, const char *name, int32_t buffer_set, int64_t offset,
+                     int64_t bytes)
 {
     if (offset > 0) {
         end_padding(b, offset);

@@ -19,11 +19,13 @@ epf_status epf_phase_check_knobs(const epf_gemm_knobs *k)
                   (int)MAX_BLOCK_M);
     EPF_CHECK_ARG(k->group_size_m >= 1 && k->group_size_m <= MAX_GROUP,
                   "gemm_group_size_m: %d, must be 1..%d", k->group_size_m, (int)MAX_GROUP);
-    EPF_CHECK_ARG(k->num_stages >= 0, "gemm_num_stages: %d, must be 0 (AUTO) or more", k->num_stages);
+    EPF_CHECK_ARG(k->num_stages >= 0, "gemm_num_stages: %d, must be 0 (AUTO) or more",
+                  k->num_stages);
     if (k->num_stages > 1) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "gemm_num_stages: %d, but the CPU backend has no ring of stages: 0 (AUTO) or 1",
-                        k->num_stages);
+        return EPF_FAIL(
+            EPF_E_UNSUPPORTED,
+            "gemm_num_stages: %d, but the CPU backend has no ring of stages: 0 (AUTO) or 1",
+            k->num_stages);
     }
     EPF_CHECK_ARG(k->num_warps >= 1 && k->num_warps <= MAX_WARPS, "num_warps: %d, must be 1..%d",
                   k->num_warps, (int)MAX_WARPS);
@@ -37,8 +39,8 @@ epf_status epf_phase_check_table(const epf_tensor *tensor, const char *name, con
     const int32_t *const given = tensor->data;
     EPF_TRY(epf_tensor_check(tensor, &want));
     for (int64_t i = 0; epf_tensor_given(tensor) && i < count; i++) {
-        EPF_CHECK_ARG(given[i] == values[i], "%s[%lld]: %d, but the layout says %d", name, (long long)i,
-                      given[i], values[i]);
+        EPF_CHECK_ARG(given[i] == values[i], "%s[%lld]: %d, but the layout says %d", name,
+                      (long long)i, given[i], values[i]);
     }
     return EPF_OK;
 }
@@ -48,17 +50,19 @@ epf_status epf_phase_check_tables(const epf_tile_tables *t, const epf_layout *l)
     const int64_t tiles = l->num_tiles;
     const int64_t num_local = l->op->shape.num_local;
     const int32_t *const rows = l->tokens + l->op->comm->rank * num_local;
-    EPF_TRY(epf_phase_check_table(&t->expert_ids, "gemm_expert_ids", l->tables[EPF_TABLE_EXPERT_IDS],
-                                  tiles, true));
+    EPF_TRY(epf_phase_check_table(&t->expert_ids, "gemm_expert_ids",
+                                  l->tables[EPF_TABLE_EXPERT_IDS], tiles, true));
     EPF_TRY(epf_phase_check_table(&t->split_size, "gemm_split_size", rows, num_local, false));
     EPF_TRY(epf_phase_check_table(&t->split_size_cum, "gemm_split_size_cum",
                                   l->tables[EPF_TABLE_SPLIT_SIZE_CUM], tiles, true));
-    EPF_TRY(epf_phase_check_table(&t->tile_num, "gemm_tile_num", l->tables[EPF_TABLE_TILE_NUM], tiles,
-                                  true));
+    EPF_TRY(epf_phase_check_table(&t->tile_num, "gemm_tile_num", l->tables[EPF_TABLE_TILE_NUM],
+                                  tiles, true));
     EPF_TRY(epf_phase_check_table(&t->tile_num_cum, "gemm_tile_num_cum",
                                   l->tables[EPF_TABLE_TILE_NUM_CUM], tiles, true));
-    EPF_TRY(epf_phase_check_table(&t->num_tiles_total, "gemm_num_tiles_total", &l->num_tiles, 1, false));
-    return epf_phase_check_table(&t->expert_offs, "gemm_expert_offs", l->tile_offset, num_local, false);
+    EPF_TRY(epf_phase_check_table(&t->num_tiles_total, "gemm_num_tiles_total", &l->num_tiles, 1,
+                                  false));
+    return epf_phase_check_table(&t->expert_offs, "gemm_expert_offs", l->tile_offset, num_local,
+                                 false);
 }
 
 void epf_phase_fill(const epf_layout *l, const epf_weight *weight, const epf_gemm_knobs *knobs,

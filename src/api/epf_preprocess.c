@@ -22,7 +22,7 @@
 typedef struct exchange {
     epf_op *op;
     epf_layout *layout;
-    epf_call call;               /* windows and epoch; no phase is run */
+    epf_call call; /* windows and epoch; no phase is run */
     int32_t parity;
     epf_preprocess_args args;
 } exchange;
@@ -38,8 +38,8 @@ static const int32_t *index_row(const epf_tensor *tensor, int64_t token)
 static epf_status check_tensors(const exchange *x)
 {
     const epf_shape *const s = &x->op->shape;
-    const epf_tensor_want want = {
-        "exp_indices", 2, {EPF_ANY_SIZE, s->topk}, EPF_DTYPE_I32, 0, false, false};
+    const epf_tensor_want want = {"exp_indices", 2,    {EPF_ANY_SIZE, s->topk}, EPF_DTYPE_I32, 0,
+                                  false,         false};
     epf_tensor_want scatter = {"", 2, {0, s->topk}, EPF_DTYPE_I32, 0, true, false};
     EPF_CHECK_ARG(epf_tensor_given(&x->args.exp_indices), "exp_indices: not given, but required");
     EPF_TRY(epf_tensor_check(&x->args.exp_indices, &want));
@@ -110,8 +110,9 @@ static epf_status wait_all(exchange *x, int32_t object)
     epf_need need = epf_phase_need_word(&x->call.phase, object, 0);
     epf_fault fault;
     need.end = x->op->shape.num_ranks;
-    return epf_exec_wait(x->op->exec, &x->call, &need, &fault) == EPF_OK ? EPF_OK
-                                                                         : epf_op_fail(x->op, &fault);
+    return epf_exec_wait(x->op->exec, &x->call, &need, &fault) == EPF_OK
+               ? EPF_OK
+               : epf_op_fail(x->op, &fault);
 }
 
 /* The first rank whose check failed decides the error of all; then counts and T of all are taken. */
@@ -122,22 +123,25 @@ static epf_status read_posted(exchange *x)
     epf_layout *const l = x->layout;
     const int64_t place = (int64_t)x->parity * s->num_ranks;
     const epf_posted_head *const heads =
-        (const epf_posted_head *)(const void *)(c->control[c->rank] + c->control_map.posted_head) + place;
+        (const epf_posted_head *)(const void *)(c->control[c->rank] + c->control_map.posted_head) +
+        place;
     const int32_t *const counts =
         (const int32_t *)(const void *)(c->control[c->rank] + c->control_map.counts) +
         place * s->num_experts;
     for (int32_t r = 0; r < s->num_ranks; r++) {
         if (heads[r].status != EPF_OK && heads[r].where != NO_SLOT) {
-            return EPF_FAIL((epf_status)heads[r].status,
-                            "exp_indices[%d, %d] on rank %d: %d, must be -1..%d (-1 and %d drop the slot)",
-                            heads[r].where / s->topk, heads[r].where % s->topk, r, heads[r].value,
-                            s->num_experts, s->num_experts);
+            return EPF_FAIL(
+                (epf_status)heads[r].status,
+                "exp_indices[%d, %d] on rank %d: %d, must be -1..%d (-1 and %d drop the slot)",
+                heads[r].where / s->topk, heads[r].where % s->topk, r, heads[r].value,
+                s->num_experts, s->num_experts);
         }
         if (heads[r].status != EPF_OK && r == c->rank) {
             return (epf_status)heads[r].status; /* our own text stands */
         }
         if (heads[r].status != EPF_OK) {
-            return EPF_FAIL((epf_status)heads[r].status, "preprocess: rank %d refused its arguments", r);
+            return EPF_FAIL((epf_status)heads[r].status,
+                            "preprocess: rank %d refused its arguments", r);
         }
         l->input[r] = heads[r].num_tokens;
     }
@@ -201,8 +205,8 @@ static int64_t order_base(const epf_layout *l, const epf_shape *s, int32_t rank,
 }
 
 /* Puts the given order into dst_row; cursor[] holds each expert's base.  EPF_E_INVALID: no permutation. */
-static epf_status take_order(epf_layout *l, const epf_shape *s, int32_t rank, const given_order *order,
-                             bool check_only)
+static epf_status take_order(epf_layout *l, const epf_shape *s, int32_t rank,
+                             const given_order *order, bool check_only)
 {
     const int32_t *const own_counts = l->counts + (int64_t)rank * s->num_experts;
     int64_t base = 0;
@@ -219,21 +223,23 @@ static epf_status take_order(epf_layout *l, const epf_shape *s, int32_t rank, co
         }
         place = given - base;
         EPF_CHECK_ARG(place >= 0 && place < own_counts[expert],
-                      "%s[%lld, %lld] on rank %d: %lld, must be %lld..%lld for expert %d", order->name,
-                      (long long)(slot / s->topk), (long long)(slot % s->topk), rank, (long long)given,
-                      (long long)base, (long long)(base + own_counts[expert] - 1), expert);
-        EPF_CHECK_ARG(!check_only || l->dst_row[slot] == first + place,
-                      "%s[%lld, %lld] on rank %d: %lld, does not agree with the other scatter indices",
+                      "%s[%lld, %lld] on rank %d: %lld, must be %lld..%lld for expert %d",
                       order->name, (long long)(slot / s->topk), (long long)(slot % s->topk), rank,
-                      (long long)given);
+                      (long long)given, (long long)base, (long long)(base + own_counts[expert] - 1),
+                      expert);
+        EPF_CHECK_ARG(
+            !check_only || l->dst_row[slot] == first + place,
+            "%s[%lld, %lld] on rank %d: %lld, does not agree with the other scatter indices",
+            order->name, (long long)(slot / s->topk), (long long)(slot % s->topk), rank,
+            (long long)given);
         l->dst_row[slot] = first + (int32_t)place;
     }
     return EPF_OK;
 }
 
 /* Every row of every segment is taken once: sort_slots of a segment have distinct rows. */
-static epf_status check_permutation(epf_layout *l, const epf_shape *s, int32_t rank, const char *name,
-                                    uint8_t *seen)
+static epf_status check_permutation(epf_layout *l, const epf_shape *s, int32_t rank,
+                                    const char *name, uint8_t *seen)
 {
     memset(seen, 0, (size_t)l->num_slots);
     for (int32_t i = 0; i < l->num_slots; i++) {
@@ -242,8 +248,9 @@ static epf_status check_permutation(epf_layout *l, const epf_shape *s, int32_t r
         const int32_t position = epf_route_send_position(expert, s->num_local, s->num_ranks);
         const int32_t at = l->send_begin[position] + l->dst_row[slot] -
                            l->offset[(int64_t)expert * s->num_ranks + rank];
-        EPF_CHECK_ARG(seen[at] == 0, "%s on rank %d: slot [%lld, %lld] takes the place of another one",
-                      name, rank, (long long)(slot / s->topk), (long long)(slot % s->topk));
+        EPF_CHECK_ARG(seen[at] == 0,
+                      "%s on rank %d: slot [%lld, %lld] takes the place of another one", name, rank,
+                      (long long)(slot / s->topk), (long long)(slot % s->topk));
         seen[at] = 1;
     }
     return EPF_OK;
@@ -321,11 +328,11 @@ static epf_status read_sources(exchange *x, epf_status mine)
     epf_layout *const l = x->layout;
     const epf_call *const c = &x->call;
     for (int32_t r = 0; r < x->op->shape.num_ranks; r++) {
-        const uint32_t code = epf_word_low(epf_load_acquire_sys_u64(
-            epf_call_control_word(c, c->rank, c->control_map.sourced, r)));
+        const uint32_t code = epf_word_low(
+            epf_load_acquire_sys_u64(epf_call_control_word(c, c->rank, c->control_map.sourced, r)));
         if (code != 0) {
             return r == c->rank ? mine
-                                : EPF_FAIL((epf_status)-(int32_t)code,
+                                : EPF_FAIL((epf_status) - (int32_t)code,
                                            "preprocess: rank %d refused its scatter indices", r);
         }
     }

@@ -88,10 +88,10 @@ SPEC(epf_spec_forward_args, epf_layer_forward_args, forward_defaults);
 SPEC(epf_spec_backward_args, epf_layer_backward_args, backward_defaults);
 
 /* The sized initializers behind the public macros. */
-#define INIT(function, type, spec)                                \
-    epf_status function(type *user, size_t struct_size)           \
-    {                                                             \
-        return epf_struct_init(&(spec), user, struct_size);       \
+#define INIT(function, type, spec)                          \
+    epf_status function(type *user, size_t struct_size)     \
+    {                                                       \
+        return epf_struct_init(&(spec), user, struct_size); \
     }
 
 INIT(epf_group_config_init_sized, epf_group_config, epf_spec_group_config)

@@ -60,8 +60,8 @@ epf_rows epf_unfused_combine_rows(const epf_op *op)
     return rows;
 }
 
-epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *weight, epf_rows input,
-                            epf_rows output)
+epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *weight,
+                            epf_rows input, epf_rows output)
 {
     epf_call call;
     EPF_TRY(epf_op_next_epoch(op)); /* on all ranks, though they do not talk */

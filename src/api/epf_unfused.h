@@ -25,8 +25,8 @@ const void *epf_unfused_recv_weights(const epf_op *op);
 epf_rows epf_unfused_combine_rows(const epf_op *op);
 
 /* output[r, :] = input[r, :] x weight[expert(r)]; this rank alone. */
-epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *weight, epf_rows input,
-                            epf_rows output);
+epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *weight,
+                            epf_rows input, epf_rows output);
 
 /* A barrier over all ranks, then the sum of each token's rows. */
 epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor *output);

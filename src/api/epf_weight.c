@@ -11,7 +11,8 @@ enum { MAX_BLOCK = 65536 };
 static epf_status check_block(const char *name, int32_t block)
 {
     EPF_CHECK_ARG(block == EPF_AUTO || (block >= 8 && block <= MAX_BLOCK && block % 8 == 0),
-                  "%s: %d, must be 0 (AUTO) or a multiple of 8 in 8..%d", name, block, (int)MAX_BLOCK);
+                  "%s: %d, must be 0 (AUTO) or a multiple of 8 in 8..%d", name, block,
+                  (int)MAX_BLOCK);
     return EPF_OK;
 }
 
@@ -19,7 +20,8 @@ static epf_status check_weight(const epf_op *op, const epf_weight_config *c, con
                                epf_weight *w)
 {
     const epf_tensor_want want = {
-        name, 3, {op->shape.num_local, EPF_ANY_SIZE, EPF_ANY_SIZE}, op->config.dtype, 0, false, false};
+        name,  3,    {op->shape.num_local, EPF_ANY_SIZE, EPF_ANY_SIZE}, op->config.dtype, 0,
+        false, false};
     EPF_CHECK_ARG(epf_tensor_given(&c->tensor), "%s: not given, but required", name);
     EPF_TRY(epf_tensor_check(&c->tensor, &want));
     w->n = c->tensor.shape[c->reduce_last_dim ? 1 : 2];
@@ -35,8 +37,8 @@ static epf_status check_weight(const epf_op *op, const epf_weight_config *c, con
                   (long long)w->n);
     EPF_TRY(check_block("gemm_block_size_n", c->gemm_block_size_n));
     EPF_TRY(check_block("gemm_block_size_k", c->gemm_block_size_k));
-    w->block_n = c->gemm_block_size_n == EPF_AUTO ? op->config.fwd_gemm_block_size_n
-                                                  : c->gemm_block_size_n;
+    w->block_n =
+        c->gemm_block_size_n == EPF_AUTO ? op->config.fwd_gemm_block_size_n : c->gemm_block_size_n;
     w->block_k = c->gemm_block_size_k;
     return EPF_OK;
 }
@@ -99,8 +101,8 @@ void epf_weight_destroy(epf_weight *weight)
 static epf_status check_fit(const epf_op *op, const epf_weight_use *use, const epf_weight *w)
 {
     EPF_CHECK_ARG(w->op == op, "packed_weight: belongs to another operator");
-    EPF_CHECK_ARG(w->k == use->k, "gemm_weight: reduced dimension %lld, must be %lld", (long long)w->k,
-                  (long long)use->k);
+    EPF_CHECK_ARG(w->k == use->k, "gemm_weight: reduced dimension %lld, must be %lld",
+                  (long long)w->k, (long long)use->k);
     EPF_CHECK_ARG(use->n == EPF_ANY_SIZE || w->n == use->n, "gemm_weight: N is %lld, must be %lld",
                   (long long)w->n, (long long)use->n);
     EPF_CHECK_ARG(w->gate_up == use->gate_up,

@@ -8,11 +8,11 @@
 struct epf_weight {
     epf_op *op;
     epf_gemm_weight *gemm;
-    int64_t n;               /* columns written       */
-    int64_t k;               /* reduction length      */
+    int64_t n; /* columns written */
+    int64_t k; /* reduction length */
     bool gate_up;
-    int32_t block_n;         /* as asked for or chosen */
-    int32_t block_k;         /* as asked for; EPF_AUTO: all of k */
+    int32_t block_n; /* as asked for or chosen */
+    int32_t block_k; /* as asked for; EPF_AUTO: all of k */
 };
 
 /* How a call names its weight: raw or packed, and what it must fit. */
@@ -20,10 +20,10 @@ typedef struct epf_weight_use {
     const epf_tensor *raw;
     const epf_weight *packed;
     bool reduce_last_dim;
-    int64_t n;               /* must be this; EPF_ANY_SIZE: any */
-    int64_t k;               /* must be this                    */
+    int64_t n; /* must be this; EPF_ANY_SIZE: any */
+    int64_t k; /* must be this */
     bool gate_up;
-    int32_t block_n;         /* knobs of the call               */
+    int32_t block_n; /* knobs of the call */
     int32_t block_k;
 } epf_weight_use;
 

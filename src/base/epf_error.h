@@ -20,28 +20,28 @@ const char *epf_error_text(void);
 
 #define EPF_FAIL(status, ...) epf_error_set((status), __VA_ARGS__)
 
-#define EPF_CHECK_ARG(condition, ...)                        \
-    do {                                                     \
-        if (!(condition)) {                                  \
-            return EPF_FAIL(EPF_E_INVALID, __VA_ARGS__);     \
-        }                                                    \
+#define EPF_CHECK_ARG(condition, ...)                    \
+    do {                                                 \
+        if (!(condition)) {                              \
+            return EPF_FAIL(EPF_E_INVALID, __VA_ARGS__); \
+        }                                                \
     } while (0)
 
-#define EPF_TRY(expression)                                  \
-    do {                                                     \
-        const epf_status epf_try_status = (expression);      \
-        if (epf_try_status != EPF_OK) {                      \
-            return epf_try_status;                           \
-        }                                                    \
+#define EPF_TRY(expression)                             \
+    do {                                                \
+        const epf_status epf_try_status = (expression); \
+        if (epf_try_status != EPF_OK) {                 \
+            return epf_try_status;                      \
+        }                                               \
     } while (0)
 
 /* Needs a local `epf_status st`. */
-#define EPF_TRY_GOTO(expression, label)                      \
-    do {                                                     \
-        st = (expression);                                   \
-        if (st != EPF_OK) {                                  \
-            goto label;                                      \
-        }                                                    \
+#define EPF_TRY_GOTO(expression, label) \
+    do {                                \
+        st = (expression);              \
+        if (st != EPF_OK) {             \
+            goto label;                 \
+        }                               \
     } while (0)
 
 #endif

@@ -20,24 +20,24 @@
 #define EPF_EPOCH_LAST 0xfffffff0u
 
 /* Every object a task may wait for, once: constant, name in error records. */
-#define EPF_OBJECT_MAP(X)                                                             \
-    X(EPF_OBJECT_NONE, "nothing")                                                     \
-    X(EPF_OBJECT_ENTERED, "entered")           /* [W] remote: rank is in this call  */ \
-    X(EPF_OBJECT_BARRIER, "barrier")           /* [W] remote: rank did its tiles    */ \
-    X(EPF_OBJECT_POSTED, "posted")             /* [W] remote: rank's counts         */ \
-    X(EPF_OBJECT_SOURCED, "sourced")           /* [W] remote: rank's row sources    */ \
-    X(EPF_OBJECT_RECV_FLAG, "recv_flag")       /* [R] remote: row is here           */ \
-    X(EPF_OBJECT_COMBINE_FLAG, "combine_flag") /* [T K] remote: slot's y is back    */ \
+#define EPF_OBJECT_MAP(X)                                                              \
+    X(EPF_OBJECT_NONE, "nothing")                                                      \
+    X(EPF_OBJECT_ENTERED, "entered")           /* [W] remote: rank is in this call */  \
+    X(EPF_OBJECT_BARRIER, "barrier")           /* [W] remote: rank did its tiles */    \
+    X(EPF_OBJECT_POSTED, "posted")             /* [W] remote: rank's counts */         \
+    X(EPF_OBJECT_SOURCED, "sourced")           /* [W] remote: rank's row sources */    \
+    X(EPF_OBJECT_RECV_FLAG, "recv_flag")       /* [R] remote: row is here */           \
+    X(EPF_OBJECT_COMBINE_FLAG, "combine_flag") /* [T K] remote: slot's y is back */    \
     X(EPF_OBJECT_TILE_READY, "tile_ready")     /* [M_grid] local: rows are in place */ \
-    X(EPF_OBJECT_EXPERT_READY, "expert_ready") /* [L] local: tiles in place         */ \
-    X(EPF_OBJECT_TILE_DONE, "tile_done")       /* [M_grid] local: N-tiles finished  */ \
-    X(EPF_OBJECT_GEMM_DONE, "gemm_done")       /* [1] local: GEMM tasks finished    */
+    X(EPF_OBJECT_EXPERT_READY, "expert_ready") /* [L] local: tiles in place */         \
+    X(EPF_OBJECT_TILE_DONE, "tile_done")       /* [M_grid] local: N-tiles finished */  \
+    X(EPF_OBJECT_GEMM_DONE, "gemm_done")       /* [1] local: GEMM tasks finished */
 
 typedef enum epf_object {
 #define X(name, text) name,
     EPF_OBJECT_MAP(X)
 #undef X
-    EPF_NUM_OBJECTS
+        EPF_NUM_OBJECTS
 } epf_object;
 
 EPF_HD uint64_t epf_word(uint32_t epoch, uint32_t low)

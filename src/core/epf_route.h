@@ -53,12 +53,12 @@ EPF_HD int32_t epf_route_carrier(const int32_t *experts, int32_t topk, int32_t n
 
 /* What a rank needs to turn counts into rows; all arrays are the caller's. */
 typedef struct epf_route_tables {
-    int32_t num_ranks;        /* W                                                           */
-    int32_t num_local;        /* L                                                           */
-    const int32_t *counts;    /* [W, E]    in: slots of source rank k for expert e           */
-    int32_t *tokens;          /* [W, L]    rows of each rank's local experts                 */
-    int32_t *offset;          /* [W, L, W] first row on rank i, expert j, from source k      */
-    int32_t *recv;            /* [W]       rows of each rank                                 */
+    int32_t num_ranks;     /* W */
+    int32_t num_local;     /* L */
+    const int32_t *counts; /* [W, E]    in: slots of source rank k for expert e */
+    int32_t *tokens;       /* [W, L]    rows of each rank's local experts */
+    int32_t *offset;       /* [W, L, W] first row on rank i, expert j, from source k */
+    int32_t *recv;         /* [W]       rows of each rank */
 } epf_route_tables;
 
 /* Fills tokens, offset and recv.  False: a rank would have more than 2^31 - 1 rows. */

@@ -48,13 +48,13 @@ typedef enum epf_task_class {
 #define X(name, text) name,
     EPF_TASK_MAP(X)
 #undef X
-    EPF_NUM_TASK_CLASSES,
+        EPF_NUM_TASK_CLASSES,
     EPF_TASK_NONE = EPF_NUM_TASK_CLASSES
 } epf_task_class;
 
 typedef enum epf_phase_kind {
-    EPF_PHASE_DISPATCH = 1,        /* dispatch + grouped GEMM                 */
-    EPF_PHASE_COMBINE_SERIAL = 2,  /* grouped GEMM, barrier, pull and sum     */
+    EPF_PHASE_DISPATCH = 1,        /* dispatch + grouped GEMM */
+    EPF_PHASE_COMBINE_SERIAL = 2,  /* grouped GEMM, barrier, pull and sum */
     EPF_PHASE_COMBINE_SCATTER = 3, /* grouped GEMM, push as tiles finish, sum */
     EPF_PHASE_GRAD = 4,            /* weight gradients alone: no peer takes part */
     EPF_PHASE_GEMM = 5             /* a grouped GEMM alone: no peer takes part */
@@ -64,26 +64,26 @@ enum { EPF_MAX_GRADS = 2 };
 
 /* The tiles of one weight gradient [L, n, k] = grad_output^T x orig_input. */
 typedef struct epf_grad_map {
-    int32_t n;        /* N': columns of grad_output */
-    int32_t k;        /* K'': columns of orig_input */
-    int32_t block_n;  /* tile along N'              */
-    int32_t block_k;  /* tile along K''             */
-    int32_t group;    /* tiles along N' swept together */
+    int32_t n;       /* N': columns of grad_output */
+    int32_t k;       /* K'': columns of orig_input */
+    int32_t block_n; /* tile along N' */
+    int32_t block_k; /* tile along K'' */
+    int32_t group;   /* tiles along N' swept together */
 } epf_grad_map;
 
 typedef struct epf_phase {
-    int32_t kind;             /* epf_phase_kind                                              */
+    int32_t kind; /* epf_phase_kind */
     uint32_t epoch;
-    int32_t num_ranks;        /* W                                                           */
-    int32_t num_workers;      /* of this rank                                                */
+    int32_t num_ranks;        /* W */
+    int32_t num_workers;      /* of this rank */
     int32_t num_comm_workers; /* dispatch: >= 1 that start with DISPATCH; scatter: with SCATTER */
-    int32_t num_tail_workers; /* dispatch: that start with EXPAND; scatter: with REDUCE      */
-    bool block_wise;          /* dispatch: GEMM waits for its own M-tile, not its expert     */
-    bool direct;              /* scatter: the GEMM's epilogue writes to the owners           */
+    int32_t num_tail_workers; /* dispatch: that start with EXPAND; scatter: with REDUCE */
+    bool block_wise;          /* dispatch: GEMM waits for its own M-tile, not its expert */
+    bool direct;              /* scatter: the GEMM's epilogue writes to the owners */
     int32_t slots_per_task;
     int32_t tokens_per_task;
-    int64_t num_slots;        /* sent by this rank (dispatch)                                */
-    int64_t num_tokens;       /* T (combine)                                                 */
+    int64_t num_slots;  /* sent by this rank (dispatch) */
+    int64_t num_tokens; /* T (combine) */
     epf_tile_map tiles;
     int32_t num_grads;
     epf_grad_map grads[EPF_MAX_GRADS];
@@ -98,7 +98,7 @@ typedef struct epf_need {
 } epf_need;
 
 typedef struct epf_grad_tile {
-    int32_t grad;     /* which gradient            */
+    int32_t grad; /* which gradient */
     int32_t expert;
     int32_t n_begin, num_n;
     int32_t k_begin, num_k;
@@ -185,9 +185,10 @@ EPF_HD epf_need epf_phase_need(const epf_phase *p, int32_t task_class, int64_t i
         need.object = p->block_wise ? EPF_OBJECT_TILE_READY : EPF_OBJECT_EXPERT_READY;
         need.begin = p->block_wise ? tile.m_tile : tile.expert;
         need.end = need.begin + 1;
-        need.at_least = epf_word(p->epoch, p->block_wise ? 1u
-                                                         : (uint32_t)(p->tiles.tile_offset[tile.expert + 1] -
-                                                                      p->tiles.tile_offset[tile.expert]));
+        need.at_least =
+            epf_word(p->epoch, p->block_wise ? 1u
+                                             : (uint32_t)(p->tiles.tile_offset[tile.expert + 1] -
+                                                          p->tiles.tile_offset[tile.expert]));
     } else if (task_class == EPF_TASK_GEMM && epf_phase_is_combine(p)) {
         need.object = EPF_OBJECT_ENTERED;
         need.end = p->num_ranks;

@@ -13,21 +13,21 @@
 #include "core/epf_base.h"
 
 typedef struct epf_tile_map {
-    int32_t num_experts;        /* L, local experts                                          */
-    int32_t block_m;            /* rows of a full tile                                       */
-    int32_t num_n_tiles;        /* tiles along N                                             */
-    int32_t group_m;            /* M-tiles swept together; >= 1                              */
-    const int32_t *rows;        /* [L]      rows of each local expert                        */
-    const int32_t *row_offset;  /* [L + 1]  exclusive prefix sum of rows                     */
-    const int32_t *tile_offset; /* [L + 1]  exclusive prefix sum of ceil(rows / block_m)     */
+    int32_t num_experts;        /* L, local experts */
+    int32_t block_m;            /* rows of a full tile */
+    int32_t num_n_tiles;        /* tiles along N */
+    int32_t group_m;            /* M-tiles swept together; >= 1 */
+    const int32_t *rows;        /* [L]      rows of each local expert */
+    const int32_t *row_offset;  /* [L + 1]  exclusive prefix sum of rows */
+    const int32_t *tile_offset; /* [L + 1]  exclusive prefix sum of ceil(rows / block_m) */
 } epf_tile_map;
 
 typedef struct epf_tile {
-    int32_t expert;    /* local expert                              */
-    int32_t m_tile;    /* M-tile, counted over all experts          */
-    int32_t n_tile;    /* N-tile                                    */
-    int32_t row_begin; /* first row                                 */
-    int32_t num_rows;  /* 1 .. block_m                              */
+    int32_t expert;    /* local expert */
+    int32_t m_tile;    /* M-tile, counted over all experts */
+    int32_t n_tile;    /* N-tile */
+    int32_t row_begin; /* first row */
+    int32_t num_rows;  /* 1 .. block_m */
 } epf_tile;
 
 EPF_HD int32_t epf_tile_num_m(const epf_tile_map *map)
@@ -105,8 +105,8 @@ EPF_HD epf_tile epf_tile_at(const epf_tile_map *map, int64_t index)
 
 /* A worker's way through tasks first, first + step, first + 2 * step, ...: cheaper than epf_tile_at(). */
 typedef struct epf_tile_cursor {
-    int64_t index;  /* the next task                                 */
-    int64_t step;   /* >= 1                                          */
+    int64_t index;  /* the next task */
+    int64_t step;   /* >= 1 */
     int32_t expert; /* no task from `index` on belongs to one before */
 } epf_tile_cursor;
 
@@ -122,8 +122,8 @@ EPF_HD epf_tile_cursor epf_tile_begin(int64_t first, int64_t step)
 /* Takes the cursor's next task; false when none is left. */
 EPF_HD bool epf_tile_next(const epf_tile_map *map, epf_tile_cursor *cursor, epf_tile *tile)
 {
-    while (cursor->expert < map->num_experts
-           && cursor->index >= (int64_t)map->tile_offset[cursor->expert + 1] * map->num_n_tiles) {
+    while (cursor->expert < map->num_experts &&
+           cursor->index >= (int64_t)map->tile_offset[cursor->expert + 1] * map->num_n_tiles) {
         cursor->expert++;
     }
     if (cursor->expert >= map->num_experts) {

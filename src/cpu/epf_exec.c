@@ -32,7 +32,8 @@ void epf_exec_raise(const epf_call *call, const epf_fault *fault)
 }
 
 /* The word `index` of an object as rank call->rank sees it. */
-static const uint64_t *word_at(const epf_exec *exec, const epf_call *call, int32_t object, int64_t index)
+static const uint64_t *word_at(const epf_exec *exec, const epf_call *call, int32_t object,
+                               int64_t index)
 {
     const epf_control_map *const control = &call->control_map;
     switch (object) {
@@ -67,8 +68,8 @@ static bool is_by_rank(int32_t object)
 }
 
 /* Rank `peer` entered this epoch with another operation or mode than ours. */
-static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_need *need, int64_t peer,
-                        epf_fault *fault)
+static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_need *need,
+                        int64_t peer, epf_fault *fault)
 {
     uint64_t word;
     if (need->object != EPF_OBJECT_ENTERED) {
@@ -98,8 +99,8 @@ static epf_status wait_words(const epf_exec *exec, const epf_call *call, const e
     for (int64_t i = need->begin; i < need->end; i++) {
         const int32_t from = is_by_rank(need->object) ? (int32_t)i : source;
         epf_wait_report report;
-        const epf_wait_code code =
-            epf_wait_u64(&watch, word_at(exec, call, need->object, i), need->at_least, from, &report);
+        const epf_wait_code code = epf_wait_u64(&watch, word_at(exec, call, need->object, i),
+                                                need->at_least, from, &report);
         if (code == EPF_WAIT_READY) {
             if (is_mismatch(exec, call, need, i, fault)) {
                 return EPF_E_INVALID;
@@ -128,7 +129,8 @@ static void read_fault(const epf_call *call, epf_fault *fault)
     }
 }
 
-epf_status epf_exec_wait(epf_exec *exec, const epf_call *call, const epf_need *need, epf_fault *fault)
+epf_status epf_exec_wait(epf_exec *exec, const epf_call *call, const epf_need *need,
+                         epf_fault *fault)
 {
     const epf_status st = wait_words(exec, call, need, EPF_WAIT_ANY_RANK, fault);
     if (st == EPF_OK) {
@@ -184,7 +186,8 @@ epf_status epf_worker_reserve(epf_worker *worker, int64_t tile_floats)
         epf_free(worker->tile[i]);
         worker->tile[i] = epf_alloc_aligned((size_t)tile_floats, sizeof(float), 64);
         if (worker->tile[i] == NULL) {
-            return EPF_FAIL(EPF_E_NO_MEMORY, "tile of a worker: %lld floats", (long long)tile_floats);
+            return EPF_FAIL(EPF_E_NO_MEMORY, "tile of a worker: %lld floats",
+                            (long long)tile_floats);
         }
     }
     worker->tile_floats = tile_floats;
@@ -372,7 +375,8 @@ int32_t epf_exec_num_workers(const epf_exec *exec)
 static epf_status start_threads(epf_exec *exec)
 {
     for (int32_t w = 1; w < exec->num_workers; w++) {
-        const int error = pthread_create(&exec->workers[w].thread, NULL, thread_main, &exec->workers[w]);
+        const int error =
+            pthread_create(&exec->workers[w].thread, NULL, thread_main, &exec->workers[w]);
         if (error != 0) {
             return EPF_FAIL(EPF_E_DEVICE, "worker thread %d of %d: %s", w, exec->num_workers,
                             strerror(error));

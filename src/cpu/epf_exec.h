@@ -11,9 +11,9 @@
 typedef struct epf_exec epf_exec;
 
 typedef struct epf_exec_config {
-    epf_comm *comm;       /* whose peers must live, and whose timeout bounds every wait  */
-    int32_t num_workers;  /* the calling thread included                                 */
-    const int32_t *cpus;  /* [num_cpus] to pin workers 1.. to, round robin; NULL: no pinning */
+    epf_comm *comm;      /* whose peers must live, and whose timeout bounds every wait */
+    int32_t num_workers; /* the calling thread included */
+    const int32_t *cpus; /* [num_cpus] to pin workers 1.. to, round robin; NULL: no pinning */
     int32_t num_cpus;
 } epf_exec_config;
 
@@ -33,7 +33,8 @@ epf_status epf_exec_run(epf_exec *exec, const epf_call *call, epf_prof *prof, ep
  * Waits on the calling thread until all words of `need` are there.  On failure as epf_exec_run().  Serves
  * the exchanges outside a phase (preprocess, barrier).
  */
-epf_status epf_exec_wait(epf_exec *exec, const epf_call *call, const epf_need *need, epf_fault *fault);
+epf_status epf_exec_wait(epf_exec *exec, const epf_call *call, const epf_need *need,
+                         epf_fault *fault);
 
 /* Tells every rank why this one gave up: faults[rank] and abort, in all control windows. */
 void epf_exec_raise(const epf_call *call, const epf_fault *fault);

@@ -20,8 +20,7 @@ void epf_signal_barrier(const epf_call *call)
 /* This rank's gates, by row: the caller's, or those it put into the gate buffer. */
 static const uint8_t *gates(const epf_call *call)
 {
-    return call->gate_input != NULL ? call->gate_input
-                                    : call->set[call->rank] + call->set_map.gate;
+    return call->gate_input != NULL ? call->gate_input : call->set[call->rank] + call->set_map.gate;
 }
 
 void epf_show_gates(const epf_call *call, const epf_tile *tile)
@@ -59,9 +58,9 @@ epf_status epf_task_scatter(epf_worker *worker, int64_t index)
         return st;
     }
     if (rec != NULL) {
-        epf_prof_recv(worker->lane, rec,
-                      epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_GEMM,
-                                    (uint32_t)index));
+        epf_prof_recv(
+            worker->lane, rec,
+            epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_GEMM, (uint32_t)index));
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_COMBINE_SCATTER_TOKEN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);
@@ -119,7 +118,8 @@ static float slot_factor(const epf_call *call, int64_t slot)
     const int64_t k = slot % call->shape.topk;
     return call->combine_weights.data == NULL
                ? 1.0f
-               : ((const float *)call->combine_weights.data)[token * call->combine_weights.stride + k];
+               : ((const float *)
+                      call->combine_weights.data)[token * call->combine_weights.stride + k];
 }
 
 static void add_scaled(float *sum, const float *row, float factor, int32_t count)
@@ -130,7 +130,8 @@ static void add_scaled(float *sum, const float *row, float factor, int32_t count
 }
 
 /* sum[0, count): fp32 sum of columns [first, first + count) over the token's kept slots, k ascending. */
-static void sum_columns(const epf_call *call, int64_t token, int32_t first, int32_t count, float *sum)
+static void sum_columns(const epf_call *call, int64_t token, int32_t first, int32_t count,
+                        float *sum)
 {
     const epf_shape *const s = &call->shape;
     float row[SUM_COLUMNS];

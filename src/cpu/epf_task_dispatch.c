@@ -33,8 +33,8 @@ static void send_token(const epf_call *call, int64_t slot, int32_t destination)
     const epf_shape *const s = &call->shape;
     const int64_t token = slot / s->topk;
     const int64_t row = call->dst_row[slot];
-    const uint8_t *const from = (const uint8_t *)call->input.data +
-                                token * call->input.stride * s->token_bytes;
+    const uint8_t *const from =
+        (const uint8_t *)call->input.data + token * call->input.stride * s->token_bytes;
     memcpy(epf_call_set_row(call, destination, call->set_map.recv_tokens, row), from,
            (size_t)epf_shape_row_bytes(s));
     for (int64_t other = token * s->topk; other < (token + 1) * s->topk; other++) {
@@ -108,7 +108,8 @@ static void copy_out(const epf_call *call, const epf_tile *tile)
     if (call->dispatch_output.data != NULL) {
         uint8_t *const to = call->dispatch_output.data;
         const int64_t stride = call->dispatch_output.stride * call->shape.token_bytes;
-        for (int64_t row = tile->row_begin; row < (int64_t)tile->row_begin + tile->num_rows; row++) {
+        for (int64_t row = tile->row_begin; row < (int64_t)tile->row_begin + tile->num_rows;
+             row++) {
             memcpy(to + row * stride,
                    epf_call_set_row(call, call->rank, call->set_map.recv_tokens, row), row_bytes);
         }
@@ -151,9 +152,9 @@ epf_status epf_task_expand(epf_worker *worker, int64_t index)
     (void)epf_word_add(&exec->tile_ready[index], call->phase.epoch, 1);
     (void)epf_word_add(&exec->expert_ready[tile.expert], call->phase.epoch, 1);
     if (rec != NULL) {
-        epf_prof_send(worker->lane, rec,
-                      epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_EXPAND,
-                                    (uint32_t)index));
+        epf_prof_send(
+            worker->lane, rec,
+            epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_EXPAND, (uint32_t)index));
     }
     epf_prof_end(rec);
     return EPF_OK;

@@ -21,7 +21,8 @@ float epf_weight_value(const epf_call *call, const void *data, int64_t index)
 }
 
 /* One product: segment 0 or 1 of the tile's panel into the worker's tile buffer of that number. */
-static epf_status multiply(epf_worker *worker, const epf_tile *tile, int32_t segment, int32_t columns)
+static epf_status multiply(epf_worker *worker, const epf_tile *tile, int32_t segment,
+                           int32_t columns)
 {
     const epf_call *const call = worker->exec->call;
     const bool is_dispatch = call->phase.kind == EPF_PHASE_DISPATCH;
@@ -64,8 +65,8 @@ static uint8_t *row_destination(const epf_call *call, int64_t row)
                             call->row_source[2 * row]);
 }
 
-static void store_combine(const epf_call *call, const epf_tile *tile, const float *sums, int64_t column,
-                          int32_t columns)
+static void store_combine(const epf_call *call, const epf_tile *tile, const float *sums,
+                          int64_t column, int32_t columns)
 {
     for (int64_t i = 0; i < tile->num_rows; i++) {
         epf_convert_from_f32(row_destination(call, tile->row_begin + i) +
@@ -74,7 +75,8 @@ static void store_combine(const epf_call *call, const epf_tile *tile, const floa
     }
 }
 
-static void store_dispatch(epf_worker *worker, const epf_tile *tile, int64_t column, int32_t columns)
+static void store_dispatch(epf_worker *worker, const epf_tile *tile, int64_t column,
+                           int32_t columns)
 {
     const epf_call *const call = worker->exec->call;
     const uint8_t *const weights = call->set[call->rank] + call->set_map.recv_weight;
@@ -85,7 +87,8 @@ static void store_dispatch(epf_worker *worker, const epf_tile *tile, int64_t col
         return;
     }
     if (call->gemm_output.data != NULL) {
-        store_rows(call, &call->gemm_output, tile, worker->tile[1], call->gemm_n / 2 + column, columns);
+        store_rows(call, &call->gemm_output, tile, worker->tile[1], call->gemm_n / 2 + column,
+                   columns);
     }
     for (int64_t i = 0; i < tile->num_rows; i++) {
         epf_swiglu_row(worker->tile[0] + i * columns, worker->tile[1] + i * columns,

@@ -5,7 +5,8 @@
 #include "cpu/epf_worker.h"
 #include "cpu/gemm/epf_convert.h"
 
-static const uint8_t *element(const epf_call *call, const epf_rows *rows, int64_t row, int64_t column)
+static const uint8_t *element(const epf_call *call, const epf_rows *rows, int64_t row,
+                              int64_t column)
 {
     return (const uint8_t *)rows->data + (row * rows->stride + column) * call->shape.token_bytes;
 }

@@ -14,40 +14,40 @@
 typedef struct epf_worker {
     epf_exec *exec;
     int32_t index;
-    int32_t cpu;                /* to pin to, or -1                              */
+    int32_t cpu; /* to pin to, or -1 */
     pthread_t thread;
     epf_gemm_scratch *scratch;
-    float *tile[2];             /* [block_m, panel columns] results of a tile    */
-    int64_t tile_floats;        /* of each                                       */
-    epf_prof_buffer *lane;      /* NULL: not recording                           */
-    epf_status status;          /* of the call that ran last                     */
+    float *tile[2];        /* [block_m, panel columns] results of a tile */
+    int64_t tile_floats;   /* of each */
+    epf_prof_buffer *lane; /* NULL: not recording */
+    epf_status status;     /* of the call that ran last */
 } epf_worker;
 
 struct epf_exec {
     epf_comm *comm;
     int32_t num_workers;
-    int32_t num_threads;        /* started; 1 .. num_workers - 1                 */
+    int32_t num_threads; /* started; 1 .. num_workers - 1 */
     epf_worker *workers;
 
     /* Local words (epf_counter.h). */
     uint64_t tickets[EPF_NUM_TASK_CLASSES];
     uint64_t gemm_done;
-    uint64_t *tile_ready;       /* [max_tiles]   */
-    uint64_t *tile_done;        /* [max_tiles]   */
-    uint64_t *expert_ready;     /* [max_experts] */
+    uint64_t *tile_ready;   /* [max_tiles] */
+    uint64_t *tile_done;    /* [max_tiles] */
+    uint64_t *expert_ready; /* [max_experts] */
     int64_t max_tiles;
     int64_t max_experts;
 
     /* The call under way; written before workers are woken. */
     const epf_call *call;
     epf_fault *fault;
-    uint32_t failed;            /* 1: this rank raised the abort itself */
+    uint32_t failed; /* 1: this rank raised the abort itself */
 
-    pthread_mutex_t lock;       /* guards the four below                     */
+    pthread_mutex_t lock; /* guards the four below */
     pthread_cond_t wake;
     pthread_cond_t idle;
-    uint64_t job;               /* calls handed out                          */
-    int32_t num_active;         /* threads that take part in the job         */
+    uint64_t job;       /* calls handed out */
+    int32_t num_active; /* threads that take part in the job */
     int32_t num_running;
     bool quit;
 };

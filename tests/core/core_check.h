@@ -6,14 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CHECK(condition, ...)                                     \
-    do {                                                          \
-        if (!(condition)) {                                       \
+#define CHECK(condition, ...)                                      \
+    do {                                                           \
+        if (!(condition)) {                                        \
             printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            printf(__VA_ARGS__);                                  \
-            printf("\n");                                         \
-            exit(1);                                              \
-        }                                                         \
+            printf(__VA_ARGS__);                                   \
+            printf("\n");                                          \
+            exit(1);                                               \
+        }                                                          \
     } while (0)
 
 /* SplitMix64 (Steele, Lea, Flood, 2014). */

@@ -25,8 +25,8 @@ static void check_rows(uint64_t seed)
         for (int32_t j = 0; j < num_local; j++) {
             const int32_t first = next;
             for (int32_t k = 0; k < num_ranks; k++) {
-                CHECK(offset[(r * num_local + j) * num_ranks + k] == next, "rank %d expert %d from %d", r,
-                      j, k);
+                CHECK(offset[(r * num_local + j) * num_ranks + k] == next,
+                      "rank %d expert %d from %d", r, j, k);
                 next += counts[k * num_experts + r * num_local + j];
             }
             CHECK(tokens[r * num_local + j] == next - first, "rows of rank %d expert %d", r, j);

@@ -14,8 +14,15 @@
 #include "core/epf_sched.h"
 #include "core_check.h"
 
-enum { MAX_RANKS = 4, MAX_LOCAL = 5, MAX_WORKERS = 5, MAX_SLOTS = 200, MAX_ROWS = 800, MAX_TILES = 900,
-       MAX_GRAD_TASKS = 4000 };
+enum {
+    MAX_RANKS = 4,
+    MAX_LOCAL = 5,
+    MAX_WORKERS = 5,
+    MAX_SLOTS = 200,
+    MAX_ROWS = 800,
+    MAX_TILES = 900,
+    MAX_GRAD_TASKS = 4000
+};
 
 typedef struct rank_state {
     epf_phase phase;
@@ -24,7 +31,7 @@ typedef struct rank_state {
     int32_t tile_offset[MAX_LOCAL + 1];
     int32_t slot_dst[MAX_SLOTS]; /* destination rank of each slot sent, in sending order */
     int32_t slot_row[MAX_SLOTS];
-    int32_t row_src[MAX_ROWS];   /* source rank and slot place of each row               */
+    int32_t row_src[MAX_ROWS]; /* source rank and slot place of each row */
     int32_t row_slot[MAX_ROWS];
     uint64_t tickets[EPF_NUM_TASK_CLASSES];
     uint64_t entered[MAX_RANKS];
@@ -35,7 +42,7 @@ typedef struct rank_state {
     uint64_t expert_ready[MAX_LOCAL];
     uint64_t tile_done[MAX_TILES];
     uint64_t gemm_done;
-    uint8_t covered[MAX_ROWS * 8]; /* (row, N-tile) pairs multiplied                     */
+    uint8_t covered[MAX_ROWS * 8]; /* (row, N-tile) pairs multiplied */
     uint8_t grads[MAX_GRAD_TASKS];
     int64_t done[EPF_NUM_TASK_CLASSES];
 } rank_state;
@@ -107,9 +114,10 @@ static bool can_run(int32_t rank, int32_t task_class, int64_t index)
     }
     if (task_class == EPF_TASK_REDUCE && p->kind == EPF_PHASE_COMBINE_SCATTER) {
         /* here a "token" is a run of slots: all slots of the task must be back */
-        const int64_t per_task = epf_ceil_div(p->num_slots, epf_max64(p->num_tokens, 1)) *
-                                 p->tokens_per_task;
-        for (int64_t i = index * per_task; i < epf_min64((index + 1) * per_task, p->num_slots); i++) {
+        const int64_t per_task =
+            epf_ceil_div(p->num_slots, epf_max64(p->num_tokens, 1)) * p->tokens_per_task;
+        for (int64_t i = index * per_task; i < epf_min64((index + 1) * per_task, p->num_slots);
+             i++) {
             const epf_need need = epf_phase_need_slot(p, i);
             if (!is_met(s, &need)) {
                 return false;
@@ -169,8 +177,8 @@ static void run_task(int32_t rank, int32_t task_class, int64_t index)
         const int64_t end = epf_min64((index + 1) * p->slots_per_task, p->num_slots);
         for (int64_t i = index * p->slots_per_task; i < end; i++) {
             uint64_t *const flag = &ranks[s->slot_dst[i]].recv_flag[s->slot_row[i]];
-            CHECK(epf_word_epoch(*flag) < p->epoch, "row %d of rank %d is sent twice", s->slot_row[i],
-                  s->slot_dst[i]);
+            CHECK(epf_word_epoch(*flag) < p->epoch, "row %d of rank %d is sent twice",
+                  s->slot_row[i], s->slot_dst[i]);
             *flag = epf_word(p->epoch, (uint32_t)s->slot_row[i]);
         }
     } else if (task_class == EPF_TASK_EXPAND) {
@@ -186,10 +194,9 @@ static void run_task(int32_t rank, int32_t task_class, int64_t index)
         const epf_grad_tile tile = epf_grad_tile_at(p, index);
         const epf_grad_map *const g = &p->grads[tile.grad];
         const int64_t num_k = epf_ceil_div(g->k, g->block_k);
-        const int64_t place =
-            (tile.grad * (int64_t)p->tiles.num_experts + tile.expert) *
-                (epf_ceil_div(g->n, g->block_n) * num_k) +
-            tile.n_begin / g->block_n * num_k + tile.k_begin / g->block_k;
+        const int64_t place = (tile.grad * (int64_t)p->tiles.num_experts + tile.expert) *
+                                  (epf_ceil_div(g->n, g->block_n) * num_k) +
+                              tile.n_begin / g->block_n * num_k + tile.k_begin / g->block_k;
         CHECK(tile.num_n >= 1 && tile.n_begin + tile.num_n <= g->n && tile.num_k >= 1 &&
                   tile.k_begin + tile.num_k <= g->k,
               "gradient tile leaves its matrix");
@@ -230,7 +237,8 @@ static bool step(walker *w)
 static void make_routing(uint64_t *seed, int32_t num_local)
 {
     int32_t counts[MAX_RANKS * MAX_RANKS * MAX_LOCAL];
-    int32_t tokens[MAX_RANKS * MAX_LOCAL], offset[MAX_RANKS * MAX_LOCAL * MAX_RANKS], recv[MAX_RANKS];
+    int32_t tokens[MAX_RANKS * MAX_LOCAL], offset[MAX_RANKS * MAX_LOCAL * MAX_RANKS],
+        recv[MAX_RANKS];
     const int32_t num_experts = num_ranks * num_local;
     const epf_route_tables tables = {num_ranks, num_local, counts, tokens, offset, recv};
     const int32_t busiest = core_pick(seed, 0, 30);
@@ -251,7 +259,8 @@ static void make_routing(uint64_t *seed, int32_t num_local)
         int32_t at = 0;
         for (int32_t p = 0; p < num_experts; p++) {
             const int32_t e = epf_route_send_expert(p, num_local, num_ranks);
-            CHECK(epf_route_send_position(e, num_local, num_ranks) == p, "position of expert %d", e);
+            CHECK(epf_route_send_position(e, num_local, num_ranks) == p, "position of expert %d",
+                  e);
             for (int32_t i = 0; i < counts[r * num_experts + e]; i++, at++) {
                 const int32_t row = offset[e * num_ranks + r] + i;
                 s->slot_dst[at] = e / num_local;
@@ -311,8 +320,10 @@ static void check_end(int32_t r)
               (long long)s->done[c], (long long)epf_phase_num_tasks(p, c));
     }
     for (int64_t i = 0; i < (int64_t)s->row_offset[p->tiles.num_experts] * p->tiles.num_n_tiles &&
-                        p->kind != EPF_PHASE_GRAD; i++) {
-        CHECK(s->covered[i] == 1, "row %lld never multiplied", (long long)(i / p->tiles.num_n_tiles));
+                        p->kind != EPF_PHASE_GRAD;
+         i++) {
+        CHECK(s->covered[i] == 1, "row %lld never multiplied",
+              (long long)(i / p->tiles.num_n_tiles));
     }
 }
 

@@ -7,17 +7,17 @@ static void check_control(const epf_shape *s)
     epf_control_map map;
     int64_t end = 0;
     epf_control_map_make(s, &map);
-#define X(name, bytes, alignment)                                                              \
-    CHECK(map.name >= end, "%s overlaps what is before it", #name);                            \
-    CHECK(map.name % (alignment) == 0, "%s is not aligned to %d", #name, (int)(alignment));    \
+#define X(name, bytes, alignment)                                                           \
+    CHECK(map.name >= end, "%s overlaps what is before it", #name);                         \
+    CHECK(map.name % (alignment) == 0, "%s is not aligned to %d", #name, (int)(alignment)); \
     end = map.name + (bytes);
     EPF_CONTROL_MAP(X, s)
 #undef X
     CHECK(map.total_bytes >= end && map.total_bytes % 4096 == 0, "total");
     /* epf_op_reset() clears everything before the posted heads */
-    CHECK(map.abort < map.posted_head && map.faults < map.posted_head && map.entered < map.posted_head &&
-              map.barrier < map.posted_head && map.posted < map.posted_head &&
-              map.sourced < map.posted_head,
+    CHECK(map.abort < map.posted_head && map.faults < map.posted_head &&
+              map.entered < map.posted_head && map.barrier < map.posted_head &&
+              map.posted < map.posted_head && map.sourced < map.posted_head,
           "a word is not where reset clears");
 }
 
@@ -26,9 +26,9 @@ static void check_set(const epf_shape *s, int64_t rows)
     epf_set_map map;
     int64_t end = 0;
     epf_set_map_make(s, rows, &map);
-#define X(name, bytes, alignment)                                                              \
-    CHECK(map.name >= end, "%s overlaps what is before it", #name);                            \
-    CHECK(map.name % (alignment) == 0, "%s is not aligned to %d", #name, (int)(alignment));    \
+#define X(name, bytes, alignment)                                                           \
+    CHECK(map.name >= end, "%s overlaps what is before it", #name);                         \
+    CHECK(map.name % (alignment) == 0, "%s is not aligned to %d", #name, (int)(alignment)); \
     end = map.name + (bytes);
     EPF_SET_MAP(X, s, rows)
 #undef X
