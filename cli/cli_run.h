@@ -20,7 +20,11 @@
 #include "model/epf_moe_block.h"
 #include "model/epf_router.h"
 
-enum { RUN_MAX_REPEAT = 10000, RUN_CHUNK = 1024 /* elements converted at a time */ };
+enum {
+    RUN_MAX_REPEAT = 10000,
+    RUN_CHUNK = 1024, /* elements converted at a time */
+    RUN_PROFILE_BYTES = 160
+};
 
 typedef struct run_options {
     const char *checkpoint;
@@ -153,6 +157,7 @@ typedef struct run_rank {
     epf_window *window;
     run_result *result; /* ours, in the window */
     int64_t num_rows;   /* R */
+    bool is_profiling;
     run_end *end;
 } run_rank;
 
@@ -170,6 +175,12 @@ epf_status run_step_router(run_rank *r);
 epf_status run_step_preprocess(run_rank *r);
 /* One repetition, timed; index is where its times go. */
 epf_status run_step(run_rank *r, int32_t index);
+
+/* A phase's profile: NAME_dispatch_group_gemm or NAME_group_gemm_combine. */
+void run_profile_name(const char *name, bool is_dispatch, char out[RUN_PROFILE_BYTES]);
+
+/* Tells all ranks how a step without peers went here; keeps our own text if it failed.  Collective. */
+epf_status run_agree(run_rank *r, epf_status mine);
 
 epf_tensor run_tensor(void *data, int32_t dtype, int32_t ndim, const int64_t shape[3]);
 

@@ -89,6 +89,13 @@ static epf_status parse_mode(const char *text, int32_t *mode)
     return EPF_OK;
 }
 
+static epf_status check_profile(const char *name)
+{
+    char longest[RUN_PROFILE_BYTES];
+    run_profile_name(name, true, longest);
+    return epf_prof_check_name(name[0] == '\0' ? name : longest);
+}
+
 static epf_status parse_device(const char *text)
 {
     EPF_CHECK_ARG(strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0,
@@ -144,7 +151,7 @@ static epf_status apply(int option, const char *text, run_options *o)
         return EPF_OK;
     case OPT_PROFILE:
         o->profile = text;
-        return epf_prof_check_name(text);
+        return check_profile(text);
     case OPT_PROCESSES:
         o->processes = true;
         return EPF_OK;

@@ -212,8 +212,7 @@ static void set_end(run_end *end, epf_status st)
                    st == EPF_OK ? "" : text[0] != '\0' ? text : epf_status_text(st));
 }
 
-/* Tells all ranks how a step without peers went here, and keeps our own text if it failed. */
-static epf_status agree(run_rank *r, epf_status mine)
+epf_status run_agree(run_rank *r, epf_status mine)
 {
     if (mine != EPF_OK) {
         set_end(r->end, mine);
@@ -229,9 +228,9 @@ static epf_status live(run_rank *r)
         cli_progress("loading %d experts on each of %d ranks", r->job->num_local,
                      r->job->num_ranks);
     }
-    EPF_TRY(agree(r, load(r)));
+    EPF_TRY(run_agree(r, load(r)));
     EPF_TRY(run_step_preprocess(r));
-    EPF_TRY(agree(r, reserve_rows(r)));
+    EPF_TRY(run_agree(r, reserve_rows(r)));
     EPF_TRY(repeat(r));
     memcpy(r->result->topk_idx, r->topk_idx,
            (size_t)r->num_tokens * (size_t)r->job->config->routing.topk * sizeof *r->topk_idx);

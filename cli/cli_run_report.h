@@ -2,12 +2,18 @@
 #ifndef EPF_CLI_RUN_REPORT_H
 #define EPF_CLI_RUN_REPORT_H
 
+#include "cli_cost.h"
 #include "cli_run.h"
 
 typedef struct run_report {
     const run_job *job;
     run_result **ranks;                 /* [W]                                          */
     double seconds[RUN_NUM_PHASES + 1]; /* medians of the slowest rank; last: the whole  */
+    cli_rates rates;                    /* of this machine with num_threads             */
+    int32_t num_threads;
+    double floor_seconds[RUN_NUM_PHASES + 1]; /* 0: none is known                       */
+    const char *limits[RUN_NUM_PHASES];
+    double sent, slots; /* of all ranks, as in cli_work                                 */
     bool is_steady;                     /* all repetitions gave the same bits            */
     run_check check;                    /* with --check                                 */
     double expect_max_error, expect_relative; /* with --expect                          */

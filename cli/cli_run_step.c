@@ -8,6 +8,12 @@
 #include "core/epf_dtype.h"
 #include "cpu/gemm/epf_convert.h"
 
+void run_profile_name(const char *name, bool is_dispatch, char out[RUN_PROFILE_BYTES])
+{
+    (void)snprintf(out, RUN_PROFILE_BYTES, "%s_%s", name,
+                   is_dispatch ? "dispatch_group_gemm" : "group_gemm_combine");
+}
+
 /* Lap times of one repetition. */
 typedef struct lap_clock {
     run_times times;
@@ -55,13 +61,14 @@ epf_status run_step_preprocess(run_rank *r)
     return epf_preprocess(r->op, &args, &r->layout);
 }
 
-static epf_status dispatch(run_rank *r, const char *profile)
+static epf_status dispatch(run_rank *r)
 {
     const epf_model_config *c = r->job->config;
     const int64_t tokens[3] = {r->num_tokens, c->hidden, 0};
     const int64_t slots[3] = {r->num_tokens, c->routing.topk, 0};
     const int64_t rows[3] = {r->num_rows, c->intermediate, 0};
     epf_dispatch_group_gemm_args args;
+    char name[RUN_PROFILE_BYTES];
 
     EPF_TRY(epf_dispatch_group_gemm_args_init(&args));
     args.layout = r->layout;
@@ -72,17 +79,23 @@ static epf_status dispatch(run_rank *r, const char *profile)
     args.activation = EPF_ACTIVATION_SWIGLU;
     args.activation_output = run_tensor(r->activation, r->job->dtype, 2, rows);
     args.keep_gemm_output = false;
-    args.enable_profiler = profile != NULL;
-    args.profile_file_name = profile != NULL ? profile : args.profile_file_name;
-    return epf_dispatch_group_gemm(r->op, &args, NULL);
+    if (!r->is_profiling) {
+        return epf_dispatch_group_gemm(r->op, &args, NULL);
+    }
+    run_profile_name(r->job->options->profile, true, name);
+    args.enable_profiler = true;
+    args.profile_file_name = name;
+    /* A file that cannot be written is no reason for others to wait. */
+    return run_agree(r, epf_dispatch_group_gemm(r->op, &args, NULL));
 }
 
-static epf_status combine(run_rank *r, const char *profile)
+static epf_status combine(run_rank *r)
 {
     const epf_model_config *c = r->job->config;
     const int64_t tokens[3] = {r->num_tokens, c->hidden, 0};
     const int64_t rows[3] = {r->num_rows, c->intermediate, 0};
     epf_group_gemm_combine_args args;
+    char name[RUN_PROFILE_BYTES];
 
     EPF_TRY(epf_group_gemm_combine_args_init(&args));
     args.layout = r->layout;
@@ -90,9 +103,14 @@ static epf_status combine(run_rank *r, const char *profile)
     args.packed_weight = r->w2;
     args.combine_mode = r->job->options->mode;
     args.combine_output = run_tensor(r->output, r->job->dtype, 2, tokens);
-    args.enable_profiler = profile != NULL;
-    args.profile_file_name = profile != NULL ? profile : args.profile_file_name;
-    return epf_group_gemm_combine(r->op, &args, NULL);
+    if (!r->is_profiling) {
+        return epf_group_gemm_combine(r->op, &args, NULL);
+    }
+    run_profile_name(r->job->options->profile, false, name);
+    args.enable_profiler = true;
+    args.profile_file_name = name;
+    /* A file that cannot be written is no reason for others to wait. */
+    return run_agree(r, epf_group_gemm_combine(r->op, &args, NULL));
 }
 
 /* Widens the output, adds the shared experts, and notes whether an earlier run gave other bits. */
@@ -125,28 +143,25 @@ static void keep_output(run_rank *r, bool is_first)
 epf_status run_step(run_rank *r, int32_t index)
 {
     const run_options *o = r->job->options;
-    const bool is_profiled = index == o->repeat;
-    char names[2][128] = {"", ""};
     lap_clock clock = {0};
 
-    (void)snprintf(names[0], sizeof names[0], "%s_dispatch", o->profile != NULL ? o->profile : "");
-    (void)snprintf(names[1], sizeof names[1], "%s_combine", o->profile != NULL ? o->profile : "");
+    r->is_profiling = index == o->repeat;
     EPF_TRY(epf_comm_barrier(r->comm));
     clock.times.begin_ns = clock.last_ns = epf_now_ns();
     EPF_TRY(run_step_router(r));
     lap(&clock, RUN_ROUTER);
     EPF_TRY(run_step_preprocess(r));
     lap(&clock, RUN_PREPROCESS);
-    EPF_TRY(dispatch(r, is_profiled ? names[0] : NULL));
+    EPF_TRY(dispatch(r));
     lap(&clock, RUN_DISPATCH);
-    EPF_TRY(combine(r, is_profiled ? names[1] : NULL));
+    EPF_TRY(combine(r));
     lap(&clock, RUN_COMBINE);
     if (r->job->config->shared_intermediate > 0) {
         EPF_TRY(run_shared_forward(r));
         lap(&clock, RUN_SHARED);
     }
     clock.times.end_ns = clock.last_ns;
-    if (index >= 0 && !is_profiled) {
+    if (index >= 0 && !r->is_profiling) {
         r->result->times[index] = clock.times;
     }
     keep_output(r, index < 0 || (index == 0 && o->repeat == 1));

@@ -5,6 +5,7 @@
 #include "cli_run_report.h"
 #include "cli_text.h"
 #include "core/epf_dtype.h"
+#include "prof/epf_prof.h"
 
 enum { BAR_COLUMNS = 24 };
 
@@ -59,25 +60,51 @@ static void print_ranks(const run_report *report)
                load.max_expert_rows * num_experts / (double)load.num_rows, load.max_expert_rows,
                load.num_idle_experts, job->config->routing.num_experts);
     }
+    printf("\n%5s ", "");
+    if (job->num_ranks > 1) {
+        char bytes[CLI_NUMBER_BYTES];
+        const double width = epf_dtype_bytes(job->dtype) * (double)job->config->hidden;
+        printf("%s of tokens cross between ranks, %.0f %% saved by sending each once per rank",
+               cli_bytes(report->sent * width, bytes),
+               report->slots > 0 ? 100 * (1 - report->sent / report->slots) : 0);
+    }
     printf("\n\n");
+}
+
+static void print_phase(const run_report *report, int phase)
+{
+    const double seconds = report->seconds[phase];
+    const double floor_seconds = report->floor_seconds[phase];
+    char time[CLI_NUMBER_BYTES], floor_time[CLI_NUMBER_BYTES], bar[CLI_BAR_BYTES];
+
+    printf("%-19s %10s  %s", run_phase_name(phase), cli_time(seconds, time),
+           cli_bar(phase == RUN_NUM_PHASES ? 0 : seconds, report->seconds[RUN_NUM_PHASES],
+                   BAR_COLUMNS, bar));
+    if (floor_seconds > 0) {
+        printf(" %10s %8.1f %%  %s", cli_time(floor_seconds, floor_time),
+               100 * floor_seconds / seconds, phase < RUN_NUM_PHASES ? report->limits[phase] : "");
+    }
+    printf("\n");
 }
 
 static void print_times(const run_report *report)
 {
     const int32_t repeat = report->job->options->repeat;
-    const double whole = report->seconds[RUN_NUM_PHASES];
-    char time[CLI_NUMBER_BYTES], bar[CLI_BAR_BYTES], rate[CLI_NUMBER_BYTES];
+    char flop[CLI_NUMBER_BYTES], memory[CLI_NUMBER_BYTES];
 
-    printf("%s%-18s %10s  %-*s%s\n", cli_bold(), "phase, slowest rank", "time", BAR_COLUMNS, "share",
-           cli_plain());
+    printf("%s%-19s %10s  %-*s %10s %10s%s\n", cli_bold(), "phase, slowest rank", "time",
+           BAR_COLUMNS, "share", "floor", "of floor", cli_plain());
     for (int phase = 0; phase <= RUN_NUM_PHASES; phase++) {
-        if (phase == RUN_SHARED && report->job->config->shared_intermediate == 0) {
-            continue;
+        if (phase != RUN_SHARED || report->job->config->shared_intermediate > 0) {
+            print_phase(report, phase);
         }
-        printf("%-19s %10s  %s\n", run_phase_name(phase), cli_time(report->seconds[phase], time),
-               phase == RUN_NUM_PHASES ? "" : cli_bar(report->seconds[phase], whole, BAR_COLUMNS, bar));
     }
-    printf("\n%s", cli_si((double)report->job->num_tokens / whole, " tokens/s", rate));
+    printf("floor: the larger of FLOP at %s and memory bytes at %s, measured here just now with %d "
+           "thread%s\n\n",
+           cli_si(report->rates.flop_per_s, "FLOP/s", flop),
+           cli_si(report->rates.memory_bytes_per_s, "B/s", memory), report->num_threads,
+           report->num_threads == 1 ? "" : "s");
+    printf("%.0f tokens/s", (double)report->job->num_tokens / report->seconds[RUN_NUM_PHASES]);
     if (repeat > 1) {
         printf(", median of %d runs after a warm-up, %s", repeat,
                report->is_steady ? "all with the same bits" : "WITH DIFFERENT BITS");
@@ -122,6 +149,10 @@ void run_report_table(const run_report *report)
         printf("expect  %s: max error %.2e, relative %.2e of %.2e", o->expect,
                report->expect_max_error, report->expect_relative, o->tolerance);
         print_verdict(report->expect_passed);
+    }
+    if (o->profile != NULL) {
+        printf("profile " EPF_PROF_FOLDER "/%s_*: open in ui.perfetto.dev, or epfuse trace\n",
+               o->profile);
     }
     if (o->output != NULL) {
         printf("output  %s\n", o->output);
