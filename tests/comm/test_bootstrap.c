@@ -175,8 +175,12 @@ static void body_twice(epf_comm *threads, void *context)
     const epf_comm_config config = config_of(rank, threads->num_ranks - 1, 10 * SECOND);
     epf_comm *comm;
     (void)context;
-    if (threads->rank == 2) { /* so that nobody can be done before both rank 1 have come */
-        sleep_ms(200);
+    /* So that nobody can be done before both that say rank 1 have come. */
+    for (int i = 0; threads->rank == 2 && i < 5000; i++) {
+        if (__atomic_load_n(&num_refused, __ATOMIC_RELAXED) != 0) {
+            break;
+        }
+        sleep_ms(1);
     }
     const epf_status st = epf_comm_create_rendezvous(&config, job_of("twice"), &comm);
     if (st == EPF_OK) {
