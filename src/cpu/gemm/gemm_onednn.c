@@ -216,9 +216,7 @@ static epf_gemm_product rows_of(const epf_gemm_product *p, int32_t row0, int32_t
 
 static epf_status multiply_strip(const epf_gemm_product *p, epf_gemm_scratch *scratch)
 {
-    const onednn_shape shape = {(int32_t)p->block.dtype,
-                                (int32_t)epf_round_up(p->m, ONEDNN_ROWS_MULTIPLE), p->block.n,
-                                p->block.k, p->accumulate};
+    const onednn_shape shape = {(int32_t)p->block.dtype, p->m, p->block.n, p->block.k, p->accumulate};
     const onednn_kernel *kernel;
     epf_status st;
     EPF_TRY(onednn_kernel_get(&shape, &kernel));

@@ -136,9 +136,8 @@ static epf_status kernel_make(const onednn_shape *asked, int32_t rows, const one
     kernel->shape = *asked;
     kernel->rows = rows;
     EPF_TRY_GOTO(make_desc(&shape, layout, &desc), err_kernel);
-    kernel->strip = layout != NULL                                        ? layout->strip
-                    : strstr(onednn_implementation(desc), "amx") != NULL ? AMX_STRIP
-                                                                          : STRIP;
+    kernel->amx = strstr(onednn_implementation(desc), "amx") != NULL;
+    kernel->strip = layout != NULL ? layout->strip : kernel->amx ? AMX_STRIP : STRIP;
     st = fill_kernel(kernel, desc);
     (void)dnnl_primitive_desc_destroy(desc);
     if (st == EPF_OK) {
@@ -211,6 +210,19 @@ static epf_status strip_get(const onednn_shape *shape, const onednn_kernel *layo
     return EPF_OK;
 }
 
+/* The number of rows for which a kernel exists, at or above m. */
+static int32_t rows_for(int32_t m, const onednn_kernel *layout)
+{
+    int32_t rows = 1;
+    if (m > ONEDNN_ROWS_MULTIPLE / 2 || layout->amx) {
+        return (int32_t)epf_round_up(m, ONEDNN_ROWS_MULTIPLE);
+    }
+    while (rows < m) {
+        rows *= 2;
+    }
+    return rows;
+}
+
 /* Tries m rows, then more, up to the strip. */
 static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *layout,
                              const onednn_kernel **kernel)
@@ -220,7 +232,7 @@ static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *lay
     epf_status st = EPF_E_UNSUPPORTED;
     EPF_TRY(strip_get(shape, layout, &strip));
     for (int32_t rows = shape->m; rows <= strip->strip && st == EPF_E_UNSUPPORTED;
-         rows += ONEDNN_ROWS_MULTIPLE) {
+         rows = rows_for(rows + 1, layout)) {
         st = kernel_make_tried(shape, rows, layout, strip, &made);
     }
     onednn_kernel_release(strip);
@@ -231,19 +243,20 @@ static epf_status kernel_get(const onednn_shape *shape, const onednn_kernel *lay
 
 epf_status onednn_kernel_get(const onednn_shape *shape, const onednn_kernel **kernel)
 {
-    epf_status st;
+    epf_status st = EPF_OK;
     uint64_t slot;
     int saved;
     const onednn_kernel *layout;
     const epf_gemm_block block = {(epf_dtype)shape->dtype, shape->n, shape->k};
-    *kernel = find(shape, &slot);
-    if (*kernel != NULL) {
-        return EPF_OK;
-    }
+    onednn_shape rounded = *shape;
     EPF_TRY(onednn_kernel_of_block(&block, &layout));
-    saved = onednn_scope_enter();
-    st = kernel_get(shape, layout, kernel);
-    onednn_scope_leave(saved);
+    rounded.m = rows_for(shape->m, layout);
+    *kernel = find(&rounded, &slot);
+    if (*kernel == NULL) {
+        saved = onednn_scope_enter();
+        st = kernel_get(&rounded, layout, kernel);
+        onednn_scope_leave(saved);
+    }
     onednn_kernel_release(layout);
     return st;
 }

@@ -16,7 +16,7 @@
 
 #include "cpu/gemm/onednn_api.h"
 
-/* Kernels exist for multiples of this, up to the strip. */
+/* Kernels exist for powers of two below this, for multiples of it up to the strip; with AMX only those. */
 enum { ONEDNN_ROWS_MULTIPLE = 16 };
 
 /* A primitive and its operands; immutable once it can be found. */
@@ -24,6 +24,7 @@ typedef struct onednn_kernel {
     onednn_shape shape;  /* as asked for                                       */
     int32_t rows;        /* of A and C that it works on, at least shape.m      */
     int32_t strip;       /* most rows of a kernel of this (dtype, n, k)        */
+    bool amx;
     dnnl_primitive_t primitive;
     onednn_matrix a;
     onednn_matrix weights;
@@ -34,7 +35,7 @@ typedef struct onednn_kernel {
     bool cached; /* false: onednn_kernel_release() destroys it */
 } onednn_kernel;
 
-/* The kernel for at most strip rows; shape->m a multiple of ONEDNN_ROWS_MULTIPLE. */
+/* The kernel for shape->m rows, at most a strip; kernels for a few more rows serve several m. */
 epf_status onednn_kernel_get(const onednn_shape *shape, const onednn_kernel **kernel);
 /* The strip kernel of a block, which also fixes its packed layout. */
 epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel);
