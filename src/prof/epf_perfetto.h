@@ -1,8 +1,10 @@
 /*
- * epf_perfetto.h: the part of Perfetto's trace format that our traces use: field numbers and values.
+ * epf_perfetto.h: the part of Perfetto's trace format that our traces use: field numbers and
+ * values.
  *
- * Source: protos/perfetto/trace/ of https://github.com/google/perfetto (trace_packet.proto and the
- * files it names).  Message M, field f is PF_M_F here.  Writer and reader share this one statement.
+ * Source: protos/perfetto/trace/ of https://github.com/google/perfetto (trace_packet.proto and
+ * the files it names). Message M, field f is PF_M_F here. Writer and reader share this one
+ * statement.
  *
  * What a file holds, in order, for each rank (one packet sequence, id rank + 1):
  *   ClockSnapshot     primary_trace_clock = MONOTONIC, so that ranks of one machine line up

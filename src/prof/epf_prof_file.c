@@ -34,6 +34,7 @@ static epf_status make_folders(char *path)
     return EPF_OK;
 }
 
+/* The process id and a count make the name unused by others; O_EXCL proves it. */
 epf_status epf_prof_file_open(epf_prof_file *file, const char *path)
 {
     static atomic_uint num_opened;
@@ -62,6 +63,7 @@ epf_status epf_prof_file_open(epf_prof_file *file, const char *path)
     return EPF_OK;
 }
 
+/* An earlier write that failed has set the stream's error flag: nobody else needs to check. */
 epf_status epf_prof_file_commit(epf_prof_file *file)
 {
     FILE *const stream = file->stream;

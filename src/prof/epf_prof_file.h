@@ -15,8 +15,8 @@ typedef struct epf_prof_file {
     char temporary[PATH_MAX]; /* beside it, renamed by commit */
 } epf_prof_file;
 
-/* Makes missing folders of `path` and opens a file beside it for writing.  EPF_E_INVALID (too long),
-   EPF_E_FILE.  After success call commit or discard. */
+/* Makes missing folders of `path` and opens a file beside it for writing. EPF_E_INVALID (too
+   long), EPF_E_FILE. After success call commit or discard. */
 epf_status epf_prof_file_open(epf_prof_file *file, const char *path);
 
 /* Flushes, checks every earlier write, and puts the file in place; discards it when that fails. */

@@ -92,6 +92,8 @@ void epf_proto_close(epf_proto_out *out, size_t opened)
     }
 }
 
+/* At most ten bytes, of which the last holds one bit; leaves `in` as it was if that does not
+   fit. */
 static bool get_varint(epf_proto_in *in, uint64_t *value)
 {
     const uint8_t *at = in->at;
@@ -124,6 +126,7 @@ static bool get_fixed(epf_proto_in *in, unsigned bytes, uint64_t *value)
     return true;
 }
 
+/* The length is checked against what is left, never added to a pointer before. */
 static bool get_bytes(epf_proto_in *in, epf_proto_in *bytes)
 {
     const uint8_t *const start = in->at;

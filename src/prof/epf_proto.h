@@ -1,9 +1,9 @@
 /*
  * epf_proto.h: protobuf's wire format, written into and read from plain memory.
  *
- * Only what a trace needs: varints, 64-bit values, length-delimited fields.  The writer's message is
- * bounded: what does not fit sets `overflow` and is dropped, so that a caller checks once at the end.
- * The reader trusts nothing.
+ * Only what a trace needs: varints, 64-bit values, length-delimited fields. The writer's message
+ * is bounded: what does not fit sets `overflow` and is dropped, so that a caller checks once at
+ * the end. The reader trusts nothing.
  */
 #ifndef EPF_PROTO_H
 #define EPF_PROTO_H

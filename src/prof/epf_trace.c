@@ -132,6 +132,7 @@ static epf_status fold_lanes(epf_trace_lane *lanes, uint32_t num_lanes)
     return EPF_OK;
 }
 
+/* Lanes are in order, so those of one worker stand together. */
 static epf_status fold_all_lanes(epf_trace *trace)
 {
     const uint32_t num_lanes = trace->num_lanes;
@@ -155,6 +156,7 @@ static epf_status fold_all_lanes(epf_trace *trace)
     return EPF_OK;
 }
 
+/* Likewise ranks; the earliest pair of clocks stays, as in a file of all. */
 static void fold_ranks(epf_trace *trace)
 {
     uint32_t kept = 0;

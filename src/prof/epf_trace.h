@@ -52,7 +52,8 @@ typedef struct epf_trace {
     bool owns_records;
 } epf_trace;
 
-/* The events that this library records, and the categories' names; from the lists of epf_prof_record.h. */
+/* The events that this library records, and the categories' names; from the lists of
+   epf_prof_record.h. */
 extern const epf_trace_event epf_prof_events[EPF_PROF_NUM_EVENTS];
 extern const char *const epf_prof_category_names[EPF_PROF_NUM_CATEGORIES];
 
@@ -60,28 +61,28 @@ extern const char *const epf_prof_category_names[EPF_PROF_NUM_CATEGORIES];
 epf_status epf_trace_create(uint32_t max_events, uint32_t max_ranks, uint32_t max_lanes,
                             epf_trace **trace);
 
-/* A view of recorded profiles of different ranks, which must outlive it and record nothing meanwhile.
-   EPF_E_INVALID (no profile, a rank twice, too many lanes), EPF_E_NO_MEMORY. */
+/* A view of recorded profiles of different ranks, which must outlive it and record nothing
+   meanwhile. EPF_E_INVALID (no profile, a rank twice, too many lanes), EPF_E_NO_MEMORY. */
 epf_status epf_trace_from_profs(epf_prof *const *profs, int32_t num_profs, epf_trace **trace);
 
-/* Reads what epf_trace_write() wrote, and trusts none of it: memory stays within a small multiple of
-   the input.  EPF_E_FORMAT names the byte offset; EPF_E_FILE, EPF_E_NO_MEMORY.  `source` names the
-   bytes in error texts. */
+/* Reads what epf_trace_write() wrote, and trusts none of it: memory stays within a small
+   multiple of the input. EPF_E_FORMAT names the byte offset; EPF_E_FILE, EPF_E_NO_MEMORY.
+   `source` names the bytes in error texts. */
 epf_status epf_trace_read(const char *path, epf_trace **trace);
 epf_status epf_trace_parse(const void *data, size_t num_bytes, const char *source,
                            epf_trace **trace);
 
-/* Reads several files into one trace: of several ranks, and of calls one after the other (two files of
-   one rank that overlap in time are EPF_E_FORMAT). */
+/* Reads several files into one trace: of several ranks, and of calls one after the other (two
+   files of one rank that overlap in time are EPF_E_FORMAT). */
 epf_status epf_trace_read_all(const char *const *paths, int32_t num_paths, epf_trace **trace);
 
 /* The same, written to one file. */
 epf_status epf_trace_merge(const char *const *paths, int32_t num_paths, const char *out_path);
 
-/* Writes the file whole or not at all, and makes missing folders.  What a wait waited for is shown at
-   the work that follows it: Perfetto draws a flow from the earlier to the later begin.  At most 1024
-   flows of each direction are kept per record; records that never ended are left out.
-   EPF_E_FILE, EPF_E_NO_MEMORY, EPF_E_INTERNAL (records overlap without nesting). */
+/* Writes the file whole or not at all, and makes missing folders. What a wait waited for is
+   shown at the work that follows it: Perfetto draws a flow from the earlier to the later begin.
+   At most 1024 flows of each direction are kept per record; records that never ended are left
+   out. EPF_E_FILE, EPF_E_NO_MEMORY, EPF_E_INTERNAL (records overlap without nesting). */
 epf_status epf_trace_write(const epf_trace *trace, const char *path);
 
 /* Accepts NULL. */

@@ -50,6 +50,7 @@ static epf_status slice_end(void *self, const epf_lane_slice *slice)
     return EPF_OK;
 }
 
+/* Run twice: the first pass learns how much room the second one needs. */
 static epf_status visit_lanes(pass *p)
 {
     const epf_lane_visitor visitor = {slice_begin, slice_end, p};
@@ -101,6 +102,7 @@ static const epf_trace_flow_end *departure_of(const end_list *departures,
                                                                  : NULL;
 }
 
+/* Several arrivals may have one departure; of several departures the latest in time counts. */
 static void match(const pass *p, epf_trace_flow *flows, uint64_t *num_flows, uint64_t *num_lost)
 {
     *num_flows = *num_lost = 0;

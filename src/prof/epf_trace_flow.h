@@ -1,5 +1,6 @@
 /*
- * epf_trace_flow.h: the flows of a trace, matched: which slice sent what another one had waited for.
+ * epf_trace_flow.h: the flows of a trace, matched: which slice sent what another one had waited
+ * for.
  */
 #ifndef EPF_TRACE_FLOW_H
 #define EPF_TRACE_FLOW_H

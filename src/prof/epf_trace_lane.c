@@ -4,6 +4,7 @@
 #include "base/epf_alloc.h"
 #include "base/epf_error.h"
 
+/* No executor makes such a record: refuse, rather than show what did not happen. */
 static epf_status impossible(const epf_trace_lane *lane, int64_t idx, const char *what)
 {
     return EPF_FAIL(EPF_E_INTERNAL, "profile of rank %d, worker %d: record %lld %s", lane->rank,
@@ -20,7 +21,8 @@ static bool is_wait(const epf_lane_walk *walk, const epf_prof_record *rec)
     return walk->trace->events[rec->event].category == EPF_PROF_WAIT;
 }
 
-/* Chains record `idx` to its owner if it is a link; visited backwards, so that chains run forwards. */
+/* Chains record `idx` to its owner if it is a link; visited backwards, so that chains run
+   forwards. */
 static epf_status index_record(epf_lane_walk *walk, int64_t idx)
 {
     const epf_trace_lane *const lane = walk->lane;
@@ -97,6 +99,7 @@ static epf_status end_until(const epf_lane_walk *walk, const epf_lane_visitor *v
     return EPF_OK;
 }
 
+/* Slices of a lane nest like calls: Perfetto could not show anything else. */
 static epf_status check_record(const epf_lane_walk *walk, const stack *open, int64_t idx,
                                uint64_t begun_ns)
 {
@@ -154,6 +157,7 @@ static void add_flow(flow_list *list, uint64_t flow)
     }
 }
 
+/* Those of one record: its own, then its links'. */
 static void add_flows_in(const epf_lane_walk *walk, int64_t idx, flow_list *list)
 {
     const epf_prof_record *const records = walk->lane->records;

@@ -1,8 +1,8 @@
 /*
  * epf_trace_lane.h: walking one lane's records as properly nested slices, with all their flows.
  *
- * The one place that knows about links, records that never ended, and where a wait's flows are shown.
- * Used by the writer, the summary and the drawing, which so agree.
+ * The one place that knows about links, records that never ended, and where a wait's flows are
+ * shown. Used by the writer, the summary and the drawing, which so agree.
  */
 #ifndef EPF_TRACE_LANE_H
 #define EPF_TRACE_LANE_H
@@ -35,11 +35,12 @@ typedef struct epf_lane_walk {
 epf_status epf_lane_open(epf_lane_walk *walk, const epf_trace *trace, const epf_trace_lane *lane);
 void epf_lane_close(epf_lane_walk *walk);
 
-/* EPF_E_INTERNAL if records overlap without nesting or nest too deep, else what the visitor returns. */
+/* EPF_E_INTERNAL if records overlap without nesting or nest too deep, else what the visitor
+   returns. */
 epf_status epf_lane_visit(const epf_lane_walk *walk, const epf_lane_visitor *visitor);
 
-/* The flows that leave a slice, and those that arrive (its own, and of the waits before it): at most
-   EPF_LANE_MAX_FLOWS into `flows`; returns how many. */
+/* The flows that leave a slice, and those that arrive (its own, and of the waits before it): at
+   most EPF_LANE_MAX_FLOWS into `flows`; returns how many. */
 uint32_t epf_lane_flows_out(const epf_lane_walk *walk, const epf_lane_slice *slice,
                             uint64_t *flows);
 uint32_t epf_lane_flows_in(const epf_lane_walk *walk, const epf_lane_slice *slice, uint64_t *flows);

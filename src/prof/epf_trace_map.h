@@ -1,6 +1,6 @@
 /*
- * epf_trace_map.h: how ranks, workers and a record's numbers are named in a trace file; one statement
- * for the writer and the reader.
+ * epf_trace_map.h: how ranks, workers and a record's numbers are named in a trace file; one
+ * statement for the writer and the reader.
  */
 #ifndef EPF_TRACE_MAP_H
 #define EPF_TRACE_MAP_H
@@ -28,7 +28,8 @@ static const char *const epf_trace_note_names[EPF_TRACE_NUM_NOTES] = {
 
 #define EPF_TRACE_LOST_LABEL "records lost: "
 
-/* Track uuids: rank + 1 above 16 bits of lane; lane 0 is the rank itself, 1 the host, 2 worker 0. */
+/* Track uuids: rank + 1 above 16 bits of lane; lane 0 is the rank itself, 1 the host, 2 worker
+   0. */
 static inline uint64_t epf_trace_rank_uuid(int32_t rank)
 {
     return ((uint64_t)rank + 1) << 16;

@@ -1,8 +1,9 @@
 /*
  * epf_trace_parse.h: what the two files of the trace reader share.
  *
- * Invariants while parsing: every lane's open slices are a stack of its records; a lane's time never
- * goes back; memory grows only with bytes read (a record of 48 bytes stands for 10 or more of input).
+ * Invariants while parsing: every lane's open slices are a stack of its records; a lane's time
+ * never goes back; memory grows only with bytes read (a record of 48 bytes stands for 10 or more
+ * of input).
  */
 #ifndef EPF_TRACE_PARSE_H
 #define EPF_TRACE_PARSE_H

@@ -45,7 +45,7 @@ static epf_status check_stream(FILE *out)
     return EPF_OK;
 }
 
-/* Table ----------------------------------------------------------------------------------------- */
+/* Table --------------------------------------------------------------------------------------- */
 
 static void print_shares(const report *r, const epf_trace_shares *shares)
 {
@@ -118,7 +118,7 @@ epf_status epf_trace_print(const epf_trace *trace, FILE *out)
     return check_stream(out);
 }
 
-/* JSON ------------------------------------------------------------------------------------------ */
+/* JSON ---------------------------------------------------------------------------------------- */
 
 /* Event names come from files: the reader lets only printable ASCII through. */
 static void print_json_text(FILE *out, const char *text)

@@ -32,7 +32,7 @@ static epf_status grow(void **array, uint32_t count, uint32_t *capacity, size_t 
     return EPF_OK;
 }
 
-/* Tracks ---------------------------------------------------------------------------------------- */
+/* Tracks -------------------------------------------------------------------------------------- */
 
 /* The place of `uuid` among the tracks, where it is or would be. */
 static uint32_t track_place(const epf_parser *p, uint64_t uuid)
@@ -74,6 +74,7 @@ static bool has_rank(const epf_parser *p, int32_t rank)
     return i < p->num_ranks && p->ranks[i].rank == rank;
 }
 
+/* A file that describes a rank or a worker twice would have two answers to one question. */
 static epf_status add_rank(epf_parser *p, const epf_proto_in *where, int32_t rank,
                            uint64_t num_lost)
 {
@@ -130,6 +131,7 @@ static epf_status read_process(const epf_parser *p, epf_proto_in in, uint64_t *n
     return epf_parse_end(p, &in);
 }
 
+/* A track's uuid says whose it is; names and ids of processes and threads are for people. */
 static epf_status read_descriptor(epf_parser *p, epf_proto_in in)
 {
     const epf_proto_in where = in;
@@ -161,7 +163,7 @@ static epf_status read_descriptor(epf_parser *p, epf_proto_in in)
     return add_track(p, &where, uuid);
 }
 
-/* Slices ---------------------------------------------------------------------------------------- */
+/* Slices -------------------------------------------------------------------------------------- */
 
 typedef struct event_packet {
     epf_proto_in where;
@@ -170,6 +172,7 @@ typedef struct event_packet {
     int32_t notes[EPF_TRACE_NUM_NOTES];
 } event_packet;
 
+/* Pointers to earlier records of the track do not outlive this: it may move them. */
 static epf_status add_record(epf_parse_track *t, epf_prof_record **rec)
 {
     EPF_TRY(grow((void **)&t->records, t->num_records, &t->max_records, sizeof *t->records));
@@ -284,6 +287,7 @@ static epf_status begin_slice(epf_parser *p, const event_packet *event, epf_pars
     return read_flows(p, event, t, t->open[t->depth - 1]);
 }
 
+/* Ends the innermost open slice: an end has no name of its own. */
 static epf_status end_slice(epf_parser *p, const event_packet *event, epf_parse_track *t)
 {
     uint32_t idx;
@@ -295,6 +299,8 @@ static epf_status end_slice(epf_parser *p, const event_packet *event, epf_parse_
     return read_flows(p, event, t, idx);
 }
 
+/* Checks what every event must keep: a known track, its rank's sequence, time that does not go
+   back. */
 static epf_status read_event(epf_parser *p, epf_proto_in in, uint64_t timestamp_ns,
                              uint64_t sequence)
 {
@@ -321,7 +327,7 @@ static epf_status read_event(epf_parser *p, epf_proto_in in, uint64_t timestamp_
     return epf_parse_malformed(p, &in, "an event that neither begins nor ends a slice");
 }
 
-/* Packets --------------------------------------------------------------------------------------- */
+/* Packets ------------------------------------------------------------------------------------- */
 
 static epf_status read_clock(epf_parser *p, epf_proto_in in)
 {
@@ -395,6 +401,7 @@ static epf_status read_part(epf_parser *p, const packet_head *head, const epf_pr
     }
 }
 
+/* Two passes: the scalars first, since protobuf fields may come in any order. */
 static epf_status read_packet(epf_parser *p, epf_proto_in in)
 {
     packet_head head;

@@ -113,6 +113,7 @@ static void add_shares(epf_trace_shares *to, const epf_trace_shares *from)
     }
 }
 
+/* What no record covers, from the first begin to the last end of the whole trace, is idle. */
 static epf_status sum_lane(const epf_trace *trace, epf_trace_summary *summary, uint32_t lane_idx,
                            uint64_t *const *durations)
 {
@@ -136,6 +137,7 @@ static epf_status sum_lane(const epf_trace *trace, epf_trace_summary *summary, u
     return st;
 }
 
+/* Hosts mostly wait for their workers: they count for themselves only. */
 static epf_status sum_lanes(const epf_trace *trace, epf_trace_summary *summary,
                             uint64_t *const *durations)
 {

@@ -6,8 +6,8 @@
 
 #include "prof/epf_trace.h"
 
-/* Nanoseconds of some lanes by what they did; sums to num_lanes * (end_ns - begin_ns).  A record in a
-   record counts as what the inner one is. */
+/* Nanoseconds of some lanes by what they did; sums to num_lanes * (end_ns - begin_ns). A record
+   in a record counts as what the inner one is. */
 typedef struct epf_trace_shares {
     uint32_t num_lanes;
     uint64_t ns[EPF_PROF_NUM_CATEGORIES];

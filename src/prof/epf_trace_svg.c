@@ -9,6 +9,7 @@
 #include "base/epf_alloc.h"
 #include "base/epf_error.h"
 #include "prof/epf_prof_file.h"
+#include "prof/epf_svg_text.h"
 #include "prof/epf_trace_flow.h"
 #include "prof/epf_trace_lane.h"
 #include "prof/epf_trace_summary.h"
@@ -69,6 +70,7 @@ typedef struct drawing {
     double *bins; /* [num_bins][NUM_COLOURS] ns of each colour in one lane's bins */
 } drawing;
 
+/* Times outside of what is shown end at its edges. */
 static double x_of(const drawing *d, const panel *p, uint64_t time_ns)
 {
     const double ns = time_ns <= p->begin_ns ? 0 : (double)(time_ns - p->begin_ns);
@@ -107,39 +109,20 @@ static uint32_t last_shown(const drawing *d, const panel *p)
     return last;
 }
 
+/* The lower edge of the last lane. */
 static double panel_bottom(const drawing *d, const panel *p)
 {
     return y_of(d, p, last_shown(d, p)) + d->lane_height / 2;
 }
 
-static void put_text(const drawing *d, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '&':
-            fputs("&amp;", d->out);
-            break;
-        case '<':
-            fputs("&lt;", d->out);
-            break;
-        case '>':
-            fputs("&gt;", d->out);
-            break;
-        default:
-            fputc((unsigned char)*text < 0x20 ? ' ' : *text, d->out);
-            break;
-        }
-    }
-}
-
 static void draw_text(const drawing *d, const char *class, double x, double y, const char *text)
 {
     fprintf(d->out, "<text class=\"%s\" x=\"%.4g\" y=\"%.5g\">", class, x, y);
-    put_text(d, text);
+    epf_svg_put_text(d->out, text);
     fputs("</text>\n", d->out);
 }
 
-/* Lanes ----------------------------------------------------------------------------------------- */
+/* Lanes --------------------------------------------------------------------------------------- */
 
 typedef struct lane_pass {
     drawing *d;
@@ -238,6 +221,7 @@ static void draw_runs(const drawing *d, uint32_t colour, double y)
     }
 }
 
+/* Idle is the whole lane's background; what a worker did is drawn over it. */
 static epf_status draw_lane(drawing *d, const panel *p, uint32_t lane_idx)
 {
     lane_pass pass = {.d = d, .p = p, .lane = &p->trace->lanes[lane_idx]};
@@ -290,8 +274,9 @@ static void draw_names(const drawing *d, const panel *p)
     }
 }
 
-/* Flows ----------------------------------------------------------------------------------------- */
+/* Flows --------------------------------------------------------------------------------------- */
 
+/* Between two different lanes that are drawn, within the time that is shown. */
 static bool flow_shown(const drawing *d, const panel *p, const epf_trace_flow *flow)
 {
     const epf_trace_lane *const lanes = p->trace->lanes;
@@ -312,6 +297,7 @@ static void draw_flow(const drawing *d, const panel *p, const epf_trace_flow *fl
             y2, x2, y2);
 }
 
+/* All in one path: a few hundred curves would double the file as elements of their own. */
 static void draw_flows(const drawing *d, const panel *p)
 {
     uint64_t num_shown = 0, turn = 0;
@@ -336,44 +322,14 @@ static void draw_flows(const drawing *d, const panel *p)
     fputs("\"/>\n", d->out);
 }
 
-/* Frame ----------------------------------------------------------------------------------------- */
+/* Frame --------------------------------------------------------------------------------------- */
 
-typedef struct time_unit {
-    double ns;
-    const char *name;
-} time_unit;
-
-/* The largest unit of which `longest_ns` has at least `least`. */
-static time_unit unit_for(double longest_ns, double least)
-{
-    static const time_unit units[] = {{1, "ns"}, {1e3, "\302\265s"}, {1e6, "ms"}, {1e9, "s"}};
-    size_t i = 0;
-    while (i + 1 < sizeof units / sizeof units[0] && longest_ns >= least * units[i + 1].ns) {
-        i++;
-    }
-    return units[i];
-}
-
-static void format_time(char *text, size_t size, double ns)
-{
-    const time_unit unit = unit_for(ns, 1);
-    (void)snprintf(text, size, "%.3g %s", ns / unit.ns, unit.name);
-}
-
-/* 1, 2 or 5 times a power of ten, at most twelve of which fit. */
-static double tick_step(double whole)
-{
-    const double raw = whole / 12;
-    const double power = pow(10, floor(log10(raw)));
-    const double factor = raw / power;
-    return power * (factor <= 1 ? 1 : factor <= 2 ? 2 : factor <= 5 ? 5 : 10);
-}
-
+/* One axis below all panels; its grid runs up behind them. */
 static void draw_axis(const drawing *d)
 {
     const double longest_ns = d->plot_width / d->px_per_ns;
-    const time_unit unit = unit_for(longest_ns, 2);
-    const double step = tick_step(longest_ns / unit.ns);
+    const epf_svg_unit unit = epf_svg_unit_for(longest_ns, 2);
+    const double step = epf_svg_tick_step(longest_ns / unit.ns);
     const double top = d->panels[0].top - 4;
     const double bottom = d->height - AXIS_HEIGHT;
     fputs("<path class=\"g\" d=\"", d->out);
@@ -406,25 +362,29 @@ static void draw_legend(const drawing *d, double y)
     }
 }
 
+/* The title to the left, the workers' shares to the right, as long as the whole trace is shown. */
 static void draw_panel_title(const drawing *d, const panel *p)
 {
     const epf_trace_shares *const all = &p->summary->all;
     const double whole =
         (double)all->num_lanes * (double)(p->summary->end_ns - p->summary->begin_ns);
-    const double shown_ns = (double)(p->end_ns - p->begin_ns);
+    const bool is_whole =
+        whole > 0 && p->begin_ns == p->summary->begin_ns && p->end_ns == p->summary->end_ns;
     char text[160], time[32];
     int length = 0;
     if (p->title != NULL) {
         draw_text(d, "p", MARGIN_LEFT, p->top - 10, p->title);
     }
-    format_time(time, sizeof time, shown_ns);
-    for (int i = 0; i < EPF_PROF_NUM_CATEGORIES && whole > 0; i++) {
+    epf_svg_format_time(time, sizeof time, (double)(p->end_ns - p->begin_ns));
+    for (int i = 0; i < EPF_PROF_NUM_CATEGORIES && is_whole; i++) {
         length += snprintf(text + length, sizeof text - (size_t)length, "%s %.0f%%  \302\267  ",
                            epf_prof_category_names[i], 100 * (double)all->ns[i] / whole);
     }
-    (void)snprintf(text + length, sizeof text - (size_t)length, "idle %.0f%%  of  %s",
-                   whole > 0 ? 100 * (double)all->idle_ns / whole : 100, time);
-    draw_text(d, "e", d->width - MARGIN_RIGHT, p->top - 10, text);
+    if (is_whole) {
+        (void)snprintf(text + length, sizeof text - (size_t)length, "idle %.0f%%  of  %s",
+                       100 * (double)all->idle_ns / whole, time);
+    }
+    draw_text(d, "e", d->width - MARGIN_RIGHT, p->top - 10, is_whole ? text : time);
 }
 
 static epf_status draw_panel(drawing *d, const panel *p)
@@ -452,7 +412,7 @@ static epf_status draw(drawing *d)
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.5g %.5g\" width=\"%.5g\" "
             "height=\"%.5g\" role=\"img\">\n<title>",
             d->width, d->height, d->width, d->height);
-    put_text(d, title != NULL ? title : "timeline");
+    epf_svg_put_text(d->out, title != NULL ? title : "timeline");
     fprintf(d->out, "</title>\n%s<rect class=\"b\" width=\"%.5g\" height=\"%.5g\" rx=\"8\"/>\n",
             style, d->width, d->height);
     if (title != NULL) {
@@ -467,8 +427,9 @@ static epf_status draw(drawing *d)
     return EPF_OK;
 }
 
-/* Layout ---------------------------------------------------------------------------------------- */
+/* Layout -------------------------------------------------------------------------------------- */
 
+/* What is drawn of a trace that is asked for; the caller frees p->summary and p->flows. */
 static epf_status panel_open(drawing *d, panel *p, const epf_trace_panel *asked)
 {
     uint64_t num_unmatched;
@@ -491,6 +452,7 @@ static epf_status panel_open(drawing *d, panel *p, const epf_trace_panel *asked)
     return EPF_OK;
 }
 
+/* Lanes share LANES_HEIGHT; all panels share one scale, the longest fills the width. */
 static void place(drawing *d)
 {
     uint32_t num_lanes = 0;

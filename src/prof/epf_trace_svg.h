@@ -1,8 +1,9 @@
 /*
  * epf_trace_svg.h: traces as a picture: one lane per worker, coloured by what it did, over time.
  *
- * Several traces stand one above the other on one time axis, so that their lengths compare.  A slice
- * narrower than half a pixel is not drawn by itself: each half pixel shows what took most of it.
+ * Several traces stand one above the other on one time axis, so that their lengths compare. A
+ * slice narrower than half a pixel is not drawn by itself: each half pixel shows what took most
+ * of it.
  */
 #ifndef EPF_TRACE_SVG_H
 #define EPF_TRACE_SVG_H

@@ -54,7 +54,8 @@ static void put_clock(writer *w, uint64_t clock, uint64_t timestamp_ns)
     epf_proto_close(&w->out, at);
 }
 
-/* Clocks of all ranks are one machine's: Perfetto wants snapshots in order of time, so one will do. */
+/* Clocks of all ranks are one machine's: Perfetto wants snapshots in order of time, so one will
+   do. */
 static epf_status write_clocks(writer *w)
 {
     size_t at;
@@ -75,6 +76,7 @@ static void put_name(writer *w, uint32_t field, uint64_t iid, const char *text)
     epf_proto_close(&w->out, at);
 }
 
+/* Names are written once per rank and named by number afterwards: an event takes about 35 bytes. */
 static epf_status write_names(writer *w)
 {
     size_t at;
@@ -110,6 +112,7 @@ static epf_status write_root_track(writer *w)
     return packet_close(w);
 }
 
+/* A process per rank; Perfetto shows its label, and our reader finds the lost records there. */
 static epf_status write_rank_track(writer *w)
 {
     const int32_t rank = w->rank->rank;
@@ -133,6 +136,7 @@ static epf_status write_rank_track(writer *w)
     return packet_close(w);
 }
 
+/* A thread per worker. */
 static epf_status write_lane_track(writer *w, const epf_trace_lane *lane)
 {
     char text[64];
@@ -166,6 +170,7 @@ static size_t event_open(writer *w, uint64_t timestamp_ns, uint64_t type)
     return at;
 }
 
+/* An argument of the slice, shown when it is selected. */
 static void put_note(writer *w, epf_trace_note note, int32_t value)
 {
     if (value != EPF_PROF_NONE) {
@@ -209,6 +214,8 @@ static epf_status write_end(void *self, const epf_lane_slice *slice)
     return packet_close(w);
 }
 
+/* Events lane by lane: Perfetto sorts packets by time, and keeps their order where times are
+   equal. */
 static epf_status write_lane(writer *w, const epf_trace_lane *lane)
 {
     const epf_lane_visitor visitor = {write_begin, write_end, w};
