@@ -108,6 +108,11 @@ static epf_status read_int(const reader *r, int_field field, int32_t *out)
         if (field.missing == REQUIRED) {
             return EPF_FAIL(EPF_E_FORMAT, "%s: %s is missing", r->file, field.key);
         }
+        if (field.missing < field.least || field.missing > field.most) {
+            return EPF_FAIL(EPF_E_FORMAT,
+                            "%s: %s is missing, and its default %d is not in %d .. %d", r->file,
+                            field.key, field.missing, field.least, field.most);
+        }
         *out = field.missing;
         return EPF_OK;
     }
