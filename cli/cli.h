@@ -30,5 +30,8 @@ int cli_finish(int code);
 /* One verb each; argv[0] is the verb. */
 typedef int cli_verb_main(int argc, char **argv);
 int cli_run(int argc, char **argv);
+int cli_plan(int argc, char **argv);
+int cli_trace(int argc, char **argv);
+int cli_info(int argc, char **argv);
 
 #endif

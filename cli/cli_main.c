@@ -19,6 +19,9 @@ typedef struct cli_verb {
 
 static const cli_verb verbs[] = {
     {"run", cli_run, "run a checkpoint's MoE layer on hidden states, over several ranks"},
+    {"plan", cli_plan, "memory, arithmetic, traffic and floors of a layer, without running it"},
+    {"trace", cli_trace, "where the time of a recorded profile went, as a table or a picture"},
+    {"info", cli_info, "version, backends, GEMM libraries, this machine, the environment"},
 };
 
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
