@@ -54,10 +54,11 @@ static void print_floor(const char *name, const plan_floor *f)
 
 static void print_floors(const plan *p)
 {
+    const bool is_half = epf_dtype_bytes(p->shape.dtype) == 2;
     plan_floor f = plan_floor_of(p, &cli_rates_h100_spec);
 
-    printf("\n%s%-34s %18s %18s %12s%s\n", cli_bold(), "floor, and what binds", "", "", "",
-           cli_plain());
+    printf("\n%sfloor, and what binds%s%s\n", cli_bold(), cli_plain(),
+           is_half ? "" : "; the matrix rates of the H100 are those of bf16 all the same");
     print_floor(cli_rates_h100_spec.name, &f);
     f = plan_floor_of(p, &cli_rates_h100_sustained);
     print_floor(cli_rates_h100_sustained.name, &f);
