@@ -183,7 +183,10 @@ static void check_no_memory(epf_prof **profs, const char *folder)
     epf_trace_summary *summary;
     epf_trace *trace;
     uint64_t num_failed = 0;
+    const char *const paths[] = {path};
+    char again[PATH_MAX];
     (void)snprintf(path, sizeof path, "%s/memory_merged.perfetto-trace", folder);
+    (void)snprintf(again, sizeof again, "%s/memory_again.perfetto-trace", folder);
     for (uint64_t nth = 1;; nth++, num_failed++) {
         epf_status st;
         epf_alloc_fail_at(nth);
@@ -197,6 +200,9 @@ static void check_no_memory(epf_prof **profs, const char *folder)
         }
         if (st == EPF_OK) {
             epf_trace_summary_destroy(summary);
+            st = epf_trace_merge(paths, 1, again);
+        }
+        if (st == EPF_OK) {
             break;
         }
         CHECK(st == EPF_E_NO_MEMORY, "allocation %d: status %d: %s", (int)nth, (int)st,

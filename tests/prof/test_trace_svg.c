@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "base/epf_alloc.h"
 #include "prof/epf_trace_svg.h"
 #include "prof_fixture.h"
 
@@ -149,6 +150,29 @@ static void check_size(void)
     epf_prof_destroy(prof);
 }
 
+/* Each allocation fails once: an error, no leak, and no file. */
+static void check_no_memory(const epf_trace *trace)
+{
+    const epf_trace_panel panels[] = {{trace, "one", 0, 0}, {trace, "two", 0, 0}};
+    const epf_trace_svg_config config = {"both", 0, 10, true, 0};
+    char path[PATH_MAX];
+    uint64_t num_failed = 0;
+    epf_status st;
+    (void)snprintf(path, sizeof path, "%s/memory.svg", fixture_folder("test_trace_svg"));
+    (void)remove(path);
+    for (uint64_t nth = 1;; nth++, num_failed++) {
+        epf_alloc_fail_at(nth);
+        st = epf_trace_svg(panels, 2, &config, path);
+        if (st == EPF_OK) {
+            break;
+        }
+        CHECK(st == EPF_E_NO_MEMORY, "allocation %d: status %d", (int)nth, (int)st);
+        CHECK(fopen(path, "rb") == NULL, "a file was left behind");
+    }
+    epf_alloc_fail_at(0);
+    CHECK(num_failed > 20, "%d allocations", (int)num_failed);
+}
+
 static void check_refused(const epf_trace *trace)
 {
     const epf_trace_panel panel = {trace, NULL, 0, 0};
@@ -174,6 +198,7 @@ int main(void)
     check_place();
     check_size();
     check_refused(trace);
+    check_no_memory(trace);
     epf_trace_destroy(trace);
     fixture_destroy(profs);
     return 0;
