@@ -31,6 +31,13 @@
         CHECK(check_status == (wanted), "status %d, wanted %d", (int)check_status, (int)(wanted)); \
     } while (0)
 
+/* How late, in seconds, a timeout of some hundred milliseconds may come: other tests run beside. */
+#ifdef EPF_TEST_SANITIZED
+#define TIMEOUT_SLACK 0.5
+#else
+#define TIMEOUT_SLACK 0.15
+#endif
+
 typedef void rank_body(epf_comm *comm, void *context);
 
 /* Runs `body` on num_ranks threads, each with its handle, and destroys the handles that are left. */

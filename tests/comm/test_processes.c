@@ -65,7 +65,7 @@ static void body_failing_window(epf_comm *comm, void *context)
     CHECK_STATUS(epf_comm_window_create(comm, 1 << 20, &window), EPF_E_NO_MEMORY);
     CHECK(strstr(epf_error_text(), odd ? "RLIMIT_FSIZE" : "could not take") != NULL, "text");
     CHECK(!odd || setrlimit(RLIMIT_FSIZE, &unlimited) == 0, "setrlimit");
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef EPF_TEST_SANITIZED
     const struct rlimit space = {.rlim_cur = 1 << 28, .rlim_max = RLIM_INFINITY};
     CHECK(!odd || setrlimit(RLIMIT_AS, &space) == 0, "setrlimit");
     CHECK_STATUS(epf_comm_window_create(comm, 1 << 28, &window), EPF_E_NO_MEMORY);
@@ -188,6 +188,7 @@ int main(void)
         run_processes(sizes[i], 60 * SECOND, body_nothing_left, NULL);
         run_processes(sizes[i], 60 * SECOND, body_ring, NULL);
     }
+    run_processes(64, 60 * SECOND, body_window, NULL);
     run_processes(3, 60 * SECOND, body_failing_window, NULL);
     run_processes(3, 60 * SECOND, body_few_descriptors, NULL);
     run_processes(3, 60 * SECOND, body_sealed, NULL);
