@@ -203,34 +203,43 @@ static epf_status read_entry(fill *f, epf_json_span key, epf_json_span value)
     return st;
 }
 
-static int compare_text(const void *a, const void *b)
+/*
+ * Keys as spelled, by where their opening quotes are; nobody looks them up here, so an escape is
+ * not worth decoding.  Equal beginnings are in the same state of escaping, so one scan serves both.
+ */
+static int compare_keys(const void *a, const void *b, void *base)
 {
-    const epf_json_span *left = a;
-    const epf_json_span *right = b;
-    const size_t common = left->length < right->length ? left->length : right->length;
-    const int order = memcmp(left->text, right->text, common);
-    return order != 0 ? order : (left->length > right->length) - (left->length < right->length);
+    const char *left = (const char *)base + *(const uint32_t *)a;
+    const char *right = (const char *)base + *(const uint32_t *)b;
+    bool escaped = false;
+    for (size_t i = 1;; i++) {
+        if (left[i] != right[i]) {
+            return (unsigned char)left[i] < (unsigned char)right[i] ? -1 : 1;
+        }
+        if (left[i] == '"' && !escaped) {
+            return 0;
+        }
+        escaped = left[i] == '\\' && !escaped;
+    }
 }
 
-/* Keys are compared as spelled: nobody looks them up here, so an escape is not worth decoding. */
-static epf_status check_metadata_keys(const epf_json_source *source, epf_json_span *keys,
-                                      size_t count)
+static epf_status check_metadata_keys(const epf_json_source *source, uint32_t *keys, size_t count)
 {
-    char text[EPF_PRINTABLE_BYTES];
-    qsort(keys, count, sizeof keys[0], compare_text);
+    char *base = (char *)(uintptr_t)source->base; /* qsort_r() wants it without const */
+    qsort_r(keys, count, sizeof keys[0], compare_keys, base);
     for (size_t i = 1; i < count; i++) {
-        if (compare_text(&keys[i - 1], &keys[i]) == 0) {
-            return EPF_FAIL(EPF_E_FORMAT, "%s: __metadata__ key %s appears twice, at byte %" PRIu64,
-                            source->file, epf_printable(keys[i].text, keys[i].length, text),
-                            epf_json_offset(source, keys[i].text));
+        if (compare_keys(&keys[i - 1], &keys[i], base) == 0) {
+            return EPF_FAIL(EPF_E_FORMAT,
+                            "%s: a key of __metadata__ appears twice, at byte %" PRIu32,
+                            source->file, keys[i]);
         }
     }
     return EPF_OK;
 }
 
 /* __metadata__ is a map from string to string. */
-static epf_status walk_metadata(const epf_json_source *source, epf_json_span map,
-                                epf_json_span *keys, size_t *count)
+static epf_status walk_metadata(const epf_json_source *source, epf_json_span map, uint32_t *keys,
+                                size_t *count)
 {
     epf_json_object object;
     epf_json_span key;
@@ -243,7 +252,7 @@ static epf_status walk_metadata(const epf_json_source *source, epf_json_span map
             return EPF_OK;
         }
         if (keys != NULL) {
-            keys[*count] = key;
+            keys[*count] = (uint32_t)epf_json_offset(source, key.text);
         } else {
             EPF_TRY(epf_json_check_string(source, key));
             EPF_TRY(epf_json_check_string(source, value));
@@ -254,7 +263,7 @@ static epf_status walk_metadata(const epf_json_source *source, epf_json_span map
 
 static epf_status check_metadata(const epf_json_source *source, epf_json_span map)
 {
-    epf_json_span *keys;
+    uint32_t *keys;
     size_t count;
     epf_status st;
     EPF_TRY(walk_metadata(source, map, NULL, &count));

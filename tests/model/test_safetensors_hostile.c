@@ -126,8 +126,8 @@ static const hostile cases[] = {
      "invalid JSON at byte 29: a string was expected"},
     {"metadata value is bad UTF-8", "{\"__metadata__\":{\"k\":\"\xc3\"}}", 0,
      "invalid JSON at byte"},
-    {"metadata key twice", "{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0,
-     "__metadata__ key \"k\" appears twice"},
+    {"metadata key twice", "{\"__metadata__\":{\"k\\\"\":\"1\",\"k\":\"3\",\"k\\\"\":\"2\"}}", 0,
+     "a key of __metadata__ appears twice, at byte"},
     {"metadata twice", "{\"__metadata__\":{},\"__metadata__\":{}}", 0,
      "__metadata__ appears twice, at byte 27"},
 };
