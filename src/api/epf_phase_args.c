@@ -93,15 +93,18 @@ void epf_phase_fill(const epf_layout *l, const epf_weight *weight, const epf_gem
     }
 }
 
-/* Most records one worker can make: all tasks, some records each, and a link per slot sent. */
+/* Most records one worker can make: all tasks, some records each, and the links of its flows: one per
+ * slot sent, per row brought back, per N-tile of an M-tile on both sides. */
 static uint64_t max_records(const epf_call *call)
 {
     enum { RECORDS_PER_TASK = 4 };
-    int64_t tasks = 0;
+    const epf_phase *const p = &call->phase;
+    int64_t records = p->num_slots + p->tiles.row_offset[p->tiles.num_experts] +
+                      2 * epf_tile_num_tasks(&p->tiles) + 16;
     for (int32_t c = 0; c < EPF_NUM_TASK_CLASSES; c++) {
-        tasks += epf_phase_num_tasks(&call->phase, c);
+        records += epf_phase_num_tasks(p, c) * RECORDS_PER_TASK;
     }
-    return (uint64_t)(tasks * RECORDS_PER_TASK + call->phase.num_slots + 16);
+    return (uint64_t)records;
 }
 
 epf_status epf_phase_run(epf_op *op, const epf_call *call, const epf_gemm_knobs *knobs)

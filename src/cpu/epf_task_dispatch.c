@@ -151,10 +151,9 @@ epf_status epf_task_expand(epf_worker *worker, int64_t index)
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_DISPATCH_TOKEN_TAIL_NOTIFY, (int32_t)index);
     (void)epf_word_add(&exec->tile_ready[index], call->phase.epoch, 1);
     (void)epf_word_add(&exec->expert_ready[tile.expert], call->phase.epoch, 1);
-    if (rec != NULL) {
-        epf_prof_send(
-            worker->lane, rec,
-            epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_EXPAND, (uint32_t)index));
+    for (int32_t n = 0; rec != NULL && n < call->phase.tiles.num_n_tiles; n++) {
+        const epf_tile reader = {tile.expert, tile.m_tile, n, tile.row_begin, tile.num_rows};
+        epf_prof_send(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_EXPAND, &reader));
     }
     epf_prof_end(rec);
     return EPF_OK;

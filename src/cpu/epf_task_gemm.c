@@ -12,6 +12,13 @@
 #include "cpu/epf_worker.h"
 #include "cpu/gemm/epf_convert.h"
 
+uint64_t epf_tile_flow(const epf_call *call, epf_prof_object object, const epf_tile *tile)
+{
+    return epf_prof_flow(call->phase.epoch, call->rank, object,
+                         (uint32_t)tile->m_tile * (uint32_t)call->phase.tiles.num_n_tiles +
+                             (uint32_t)tile->n_tile);
+}
+
 float epf_weight_value(const epf_call *call, const void *data, int64_t index)
 {
     float value;
@@ -98,7 +105,7 @@ static void store_dispatch(epf_worker *worker, const epf_tile *tile, int64_t col
 }
 
 /* What a finished tile of a combine sets going. */
-static void signal_tile(epf_worker *worker, const epf_tile *tile)
+static void signal_tile(epf_worker *worker, const epf_tile *tile, epf_prof_record *rec)
 {
     epf_exec *const exec = worker->exec;
     const epf_call *const call = exec->call;
@@ -123,7 +130,37 @@ static void signal_tile(epf_worker *worker, const epf_tile *tile)
     }
     for (int64_t row = tile->row_begin; row < (int64_t)tile->row_begin + tile->num_rows; row++) {
         epf_signal_row(call, row);
+        if (rec != NULL) {
+            epf_prof_send(worker->lane, rec, epf_slot_flow(call, call->rank, row));
+        }
     }
+}
+
+/* What comes after the product: stores, what they set going, and how that is recorded. */
+static void finish_tile(epf_worker *worker, const epf_tile *tile, epf_prof_record *rec,
+                        int64_t index)
+{
+    const epf_call *const call = worker->exec->call;
+    const int64_t column =
+        (int64_t)tile->n_tile * epf_gemm_weight_get_info(call->gemm_weight).block_n;
+    const int32_t columns = epf_gemm_weight_panel_n(call->gemm_weight, tile->n_tile);
+    if (call->phase.kind == EPF_PHASE_GEMM) {
+        store_rows(call, &call->gemm_output, tile, worker->tile[0], column, columns);
+    } else if (call->phase.kind == EPF_PHASE_DISPATCH) {
+        if (call->activation_output.data != NULL) {
+            rec = epf_prof_next(worker->lane, rec, EPF_PROF_ACTIVATION, (int32_t)index);
+        }
+        store_dispatch(worker, tile, column, columns);
+    } else {
+        rec = epf_prof_next(worker->lane, rec, EPF_PROF_COMBINE_SCATTER_TOKEN, (int32_t)index);
+        store_combine(call, tile, worker->tile[0], column, columns);
+        rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, (int32_t)index);
+        signal_tile(worker, tile, rec);
+        if (rec != NULL) {
+            epf_prof_send(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_GEMM, tile));
+        }
+    }
+    epf_prof_end(rec);
 }
 
 epf_status epf_task_gemm(epf_worker *worker, int64_t index)
@@ -134,7 +171,6 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
     const epf_need need = epf_phase_need(&call->phase, EPF_TASK_GEMM, index);
     const epf_gemm_weight_info info = epf_gemm_weight_get_info(call->gemm_weight);
     const int32_t columns = epf_gemm_weight_panel_n(call->gemm_weight, tile.n_tile);
-    const int64_t column = (int64_t)tile.n_tile * info.block_n;
     epf_prof_record *rec = epf_prof_begin(worker->lane, EPF_PROF_GROUP_GEMM_WAIT, (int32_t)index);
     epf_status st;
     epf_prof_detail(rec, tile.expert, tile.num_rows);
@@ -143,9 +179,7 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
         return st;
     }
     if (rec != NULL && is_dispatch) {
-        epf_prof_recv(worker->lane, rec,
-                      epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_EXPAND,
-                                    (uint32_t)tile.m_tile));
+        epf_prof_recv(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_EXPAND, &tile));
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_MAIN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);
@@ -153,20 +187,6 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
     for (int32_t segment = 0; segment < info.num_segments; segment++) {
         EPF_TRY(multiply(worker, &tile, segment, columns));
     }
-    rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, (int32_t)index);
-    if (is_dispatch) {
-        store_dispatch(worker, &tile, column, columns);
-    } else if (call->phase.kind == EPF_PHASE_GEMM) {
-        store_rows(call, &call->gemm_output, &tile, worker->tile[0], column, columns);
-    } else {
-        store_combine(call, &tile, worker->tile[0], column, columns);
-        signal_tile(worker, &tile);
-        if (rec != NULL) {
-            epf_prof_send(worker->lane, rec,
-                          epf_prof_flow(call->phase.epoch, call->rank, EPF_PROF_FLOW_GEMM,
-                                        (uint32_t)tile.m_tile));
-        }
-    }
-    epf_prof_end(rec);
+    finish_tile(worker, &tile, rec, index);
     return EPF_OK;
 }

@@ -78,6 +78,11 @@ void epf_show_gates(const epf_call *call, const epf_tile *tile);
 /* Brings row `row`'s gate and flag to the slot that sent it; its y is in place (fuse_scatter). */
 void epf_signal_row(const epf_call *call, int64_t row);
 
+/* Flows of a profile.  One per (M-tile, N-tile), which a local task reads; one per row that comes back to
+ * the slot that sent it, named alike by `from`, the rank with the row, and by the slot's owner. */
+uint64_t epf_tile_flow(const epf_call *call, epf_prof_object object, const epf_tile *tile);
+uint64_t epf_slot_flow(const epf_call *call, int32_t from, int64_t row);
+
 /* Columns of fp32 sums to the token type, and to a product of gate, up and routing weight. */
 void epf_swiglu_row(float *gate, const float *up, float weight, int32_t count);
 
