@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times the grouped GEMM beside its peers on one GPU, all of them taking turns.
 
-  bench_gemm.py LIBRARY [--out FILE.jsonl] [--only NAME,...] [--ours NAME,...] [--rounds 20] [--commit ID]
+  bench_gemm.py LIBRARY[,LIBRARY B,...] [--out FILE.jsonl] [--only NAME,...] [--ours NAME,...] [--rounds 20] [--commit ID]
 
 Peers: cuBLAS (one dense product of the same FLOP, and one call per expert) and torch's grouped GEMM.  Inputs are
 normal, rows multinomial (seed 0); a figure is the median over rounds by device events; FLOP of useful rows only.
@@ -36,6 +36,7 @@ def timed(contenders, rounds, warmup=3):
     """Medians in ms of each contender, taking turns."""
     events = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
+        torch.cuda._sleep(1000000)  # the host gets ahead, so that no launch is waited for
         for name, launch in contenders.items():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -148,7 +149,7 @@ def ours(library, case, form, tune):
 
 
 def parse_ours(text):
-    """form[/nBLOCK_N][/cCLUSTER_MxCLUSTER_N][/gGROUP_M][/static], e.g. store/n256/c2x1/g8."""
+    """[b:]form[/nBLOCK_N][/cCLUSTER_MxCLUSTER_N][/gGROUP_M][/last|/turn][/static], e.g. store/n256/c2x1/g8."""
     form, *parts = text.split("/")
     tune = {}
     for part in parts:
@@ -156,6 +157,8 @@ def parse_ours(text):
             tune["block_n"] = int(part[1:])
         elif part == "static":
             tune["dynamic"] = 0
+        elif part in ("last", "turn"):
+            tune["short_last"] = 1 if part == "last" else -1
         elif part[0] == "g":
             tune["group_m"] = int(part[1:])
         else:
@@ -186,7 +189,7 @@ def main():
     parser.add_argument("--commit", default="")
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
-    library = Library(options.library)
+    libraries = {f"{chr(97 + i)}:": Library(path) for i, path in enumerate(options.library.split(","))}
     machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "commit": options.commit,
                "copy_gbs": round(copy_bandwidth(), 1), "matrix_tflops": round(matrix_rate(), 1)}
     print(json.dumps(machine))
@@ -198,7 +201,8 @@ def main():
         contenders = {} if options.no_peers else peers(case)
         errors = {}
         for name in options.ours.split(","):
-            form, tune = parse_ours(name)
+            library = libraries[name[:2] if name[1] == ":" else "a:"]
+            form, tune = parse_ours(name[2:] if name[1] == ":" else name)
             try:
                 contender, check = ours(library, case, form, tune)
                 contender(0)

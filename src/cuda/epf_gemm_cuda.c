@@ -232,5 +232,6 @@ epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
         (int32_t)(kernel_args.half ? epf_ceil_div(kernel_args.half, task_n / 2)
                                    : epf_ceil_div(args->n, task_n));
     kernel_args.group_m = args->group_m ? args->group_m : 16 / variant->cluster_m;
+    kernel_args.short_last = args->short_last > 0;
     return launch(variant, &kernel_args, num_sms - args->sm_margin, (cudaStream_t)stream);
 }

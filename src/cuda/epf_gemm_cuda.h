@@ -50,6 +50,7 @@ typedef struct epf_gemm_cuda_args {
     int32_t cluster_m;         /* 0: picked; else 1 or 2                                          */
     int32_t cluster_n;         /* 0: picked; else 1 or 2                                          */
     int32_t group_m;           /* 0: picked                                                       */
+    int32_t short_last;        /* 0: picked; 1: tiles of fewer rows last; -1: in their turn       */
 } epf_gemm_cuda_args;
 
 /*

@@ -55,6 +55,12 @@
 #include "cuda/sm90/tma.cuh"
 #include "cuda/sm90/wgmma.cuh"
 
+#ifndef EPF_HINT_A
+#define EPF_HINT_A kEvictNormal
+#endif
+#ifndef EPF_HINT_B
+#define EPF_HINT_B kEvictNormal
+#endif
 static constexpr int kBlockM = 128;
 static constexpr int kBlockK = EPF_GEMM_BLOCK_K;
 static constexpr int kSlab = EPF_GEMM_SLAB;
@@ -65,6 +71,7 @@ static constexpr int kTaskSlots = 8;
 static constexpr int kNextSlots = 8;
 static constexpr int kFetchAhead = 3; /* k-steps before a task's end at which the next one is asked for */
 static constexpr int kOutPitch = 64 * 2 + 16; /* a row of the store buffer; the pad avoids bank conflicts */
+static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS; /* of tiles; see build_tables() */
 static constexpr int kMaxSmem = 232448;
 
 template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_>
@@ -106,9 +113,9 @@ template <class C> struct gemm_smem {
     uint64_t empty[C::kStages];
     uint64_t next_full[kNextSlots];
     uint32_t next[kNextSlots]; /* index of the cluster's next task */
-    int32_t rows[EPF_GEMM_MAX_EXPERTS];
-    int32_t row_offset[EPF_GEMM_MAX_EXPERTS + 1];
-    int32_t tile_offset[EPF_GEMM_MAX_EXPERTS + 1];
+    int32_t rows[kMaxGroups];
+    int32_t row_offset[kMaxGroups];
+    int32_t tile_offset[kMaxGroups + 1];
     int32_t k_rows[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
     int32_t k_offset[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
 };
@@ -143,43 +150,67 @@ struct gemm_no_hooks {
     }
 };
 
-/* Fills the tile tables from the row counts; one warp. */
+/* Inclusive prefix sum over the warp's lanes. */
+static __device__ __forceinline__ int32_t warp_scan(int32_t value)
+{
+    for (int step = 1; step < 32; step *= 2) {
+        const int32_t before = __shfl_up_sync(~0u, value, step);
+        value += (int)(threadIdx.x % 32) >= step ? before : 0;
+    }
+    return value;
+}
+
+/*
+ * Fills the tile tables from the row counts; one warp.  Group of tiles g < num_experts is expert g.  With
+ * short_last it has the expert's full tiles only, and group num_experts + g its last rows: tasks that cost
+ * less then come at the end, where they even out the SMs' loads.
+ */
 template <class C>
 static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
     const int lane = threadIdx.x % 32;
     const int block_m = kBlockM * C::kClusterM;
     int32_t rows_before = 0;
-    int32_t tiles_before = 0;
+    int32_t full_before = 0;
+    int32_t short_before = 0;
     for (int base = 0; base < args.num_experts; base += 32) {
         const int e = base + lane;
         const bool exists = e < args.num_experts;
         const int32_t rows = exists ? args.rows[e] : 0;
         const int32_t out_rows = C::kColumns ? (exists ? args.m : 0) : rows;
-        const int32_t tiles = (out_rows + block_m - 1) / block_m;
-        int32_t row_end = rows;
-        int32_t tile_end = tiles;
-        for (int step = 1; step < 32; step *= 2) {
-            const int32_t r = __shfl_up_sync(~0u, row_end, step);
-            const int32_t t = __shfl_up_sync(~0u, tile_end, step);
-            row_end += lane >= step ? r : 0;
-            tile_end += lane >= step ? t : 0;
-        }
+        const int32_t rest = args.short_last ? out_rows % block_m : 0;
+        const int32_t full_tiles = (out_rows - rest + block_m - 1) / block_m;
+        const int32_t short_tiles = rest > 0 ? 1 : 0;
+        const int32_t row_end = rows_before + warp_scan(rows);
+        const int32_t full_end = full_before + warp_scan(full_tiles);
+        const int32_t short_end = short_before + warp_scan(short_tiles);
         if (exists) {
-            const int32_t first = args.row_offset ? args.row_offset[e] : rows_before + row_end - rows;
-            smem.rows[e] = out_rows;
-            smem.row_offset[e] = C::kColumns ? e * args.m : first;
-            smem.tile_offset[e] = tiles_before + tile_end - tiles;
+            const int32_t first = args.row_offset ? args.row_offset[e] : row_end - rows;
+            const int32_t out_first = C::kColumns ? e * args.m : first;
+            smem.rows[e] = out_rows - rest;
+            smem.row_offset[e] = out_first;
+            smem.tile_offset[e] = full_end - full_tiles;
+            if (args.short_last) {
+                smem.rows[args.num_experts + e] = rest;
+                smem.row_offset[args.num_experts + e] = out_first + out_rows - rest;
+                smem.tile_offset[args.num_experts + e] = short_end - short_tiles;
+            }
             if constexpr (C::kColumns) {
                 smem.k_rows[e] = rows;
                 smem.k_offset[e] = first;
             }
         }
-        rows_before += __shfl_sync(~0u, row_end, 31);
-        tiles_before += __shfl_sync(~0u, tile_end, 31);
+        rows_before = __shfl_sync(~0u, row_end, 31);
+        full_before = __shfl_sync(~0u, full_end, 31);
+        short_before = __shfl_sync(~0u, short_end, 31);
     }
     if (lane == 0) {
-        smem.tile_offset[args.num_experts] = tiles_before;
+        smem.tile_offset[args.short_last ? 2 * args.num_experts : args.num_experts] =
+            full_before + short_before;
+    }
+    __syncwarp();
+    for (int e = lane; args.short_last && e < args.num_experts; e += 32) {
+        smem.tile_offset[args.num_experts + e] += full_before;
     }
 }
 
@@ -188,7 +219,7 @@ static __device__ __forceinline__ epf_tile_map tile_map(const epf_gemm_sm90_args
                                                         const gemm_smem<C> &smem)
 {
     epf_tile_map map;
-    map.num_experts = args.num_experts;
+    map.num_experts = args.short_last ? 2 * args.num_experts : args.num_experts;
     map.block_m = kBlockM * C::kClusterM;
     map.num_n_tiles = args.num_n_tiles;
     map.group_m = args.group_m;
@@ -210,7 +241,7 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
     gemm_task task;
     task.row_begin = tile.row_begin;
     task.rows = tile.num_rows;
-    task.expert = tile.expert;
+    task.expert = tile.expert >= args.num_experts ? tile.expert - args.num_experts : tile.expert;
     task.n_tile = tile.n_tile;
     task.num_k = (args.k + kBlockK - 1) / kBlockK;
     task.last_k = kBlockK;
@@ -226,10 +257,10 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
         task.n_tile = tile.n_tile * 2 + (int32_t)cta;
     }
     if constexpr (C::kColumns) {
-        const int32_t k_rows = smem.k_rows[tile.expert];
+        const int32_t k_rows = smem.k_rows[task.expert];
         task.num_k = max((k_rows + kBlockK - 1) / kBlockK, 1);
         task.last_k = k_rows - (task.num_k - 1) * kBlockK;
-        task.k_begin = smem.k_offset[tile.expert];
+        task.k_begin = smem.k_offset[task.expert];
     }
     return task;
 }
@@ -250,10 +281,10 @@ static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args
         const int2 at = C::kColumns ? make_int2(row - task.expert * args.m, k) : make_int2(k, row);
         if constexpr (C::kClusterN == 2) {
             if ((uint32_t)h == cta) {
-                tma_load_2d_multicast(to + h * kSlabBytes, &args.map_a, bar, at, 3);
+                tma_load_2d_multicast(to + h * kSlabBytes, &args.map_a, bar, at, 3, EPF_HINT_A);
             }
         } else {
-            tma_load_2d(to + h * kSlabBytes, &args.map_a, bar, at.x, at.y);
+            tma_load_2d(to + h * kSlabBytes, &args.map_a, bar, at, EPF_HINT_A);
         }
         bytes += kSlabBytes;
     }
@@ -281,9 +312,9 @@ static __device__ __forceinline__ void load_b(const epf_gemm_sm90_args &args, co
             const int3 at = C::kBNMajor ? make_int3(n + box * 64, k, C::kColumns ? 0 : task.expert)
                                         : make_int3(k, n, task.expert);
             if constexpr (C::kClusterM == 2) {
-                tma_load_3d_multicast(place, &args.map_b, bar, at, 3);
+                tma_load_3d_multicast(place, &args.map_b, bar, at, 3, EPF_HINT_B);
             } else {
-                tma_load_3d(place, &args.map_b, bar, at);
+                tma_load_3d(place, &args.map_b, bar, at, EPF_HINT_B);
             }
         }
     }
@@ -322,7 +353,7 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
     epf_tile tile;
     if (args.queue && walk.count > 0) {
         const uint32_t slot = walk.count % kNextSlots;
-        if (threadIdx.x == 0) {
+        if (C::kCluster > 1 && threadIdx.x == 0) {
             mbarrier_arrive_expect_tx(&smem.next_full[slot], sizeof(uint32_t));
         }
         mbarrier_wait(&smem.next_full[slot], (walk.count - (slot == 0 ? 1 : 0)) / kNextSlots % 2);
@@ -358,9 +389,14 @@ static __device__ __forceinline__ void walk_publish(const epf_gemm_sm90_args &ar
 {
     if (fetches<C>(args)) {
         const uint32_t slot = walk.count % kNextSlots;
+        if constexpr (C::kCluster == 1) {
+            smem.next[slot] = walk.fetched;
+            mbarrier_arrive(&smem.next_full[slot], 1);
+        } else {
 #pragma unroll
-        for (uint32_t cta = 0; cta < C::kCluster; cta++) {
-            store_async_cluster(&smem.next[slot], walk.fetched, &smem.next_full[slot], cta);
+            for (uint32_t cta = 0; cta < C::kCluster; cta++) {
+                store_async_cluster(&smem.next[slot], walk.fetched, &smem.next_full[slot], cta);
+            }
         }
     }
 }
@@ -463,13 +499,13 @@ static __device__ __forceinline__ void gather_signal(uint64_t *bar)
 }
 
 /*
- * As load_role(), with A gathered by all four warps.  A stage is signalled kLag steps after its copies were
- * issued.  Why not kStages - 1: math frees a stage once it has the next one, so the ring would stand still.
+ * As load_role(), with A gathered by all four warps.  Before a stage is waited for, the one issued kLag
+ * steps ago is signalled, so that math never starves behind its own release of a stage.
  */
 template <class C, class Hooks>
 static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
-    constexpr int kLag = C::kStages - 2;
+    constexpr int kLag = 2;
     task_walk walk = walk_begin(args, smem);
     gemm_task task;
     gemm_ring<C::kStages> ring;
@@ -485,6 +521,12 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
             if (step == max(task.num_k - kFetchAhead, 0)) {
                 walk_fetch<C>(args, walk);
             }
+            if (unsignalled == kLag) {
+                cp_async_wait<kLag - 1>();
+                gather_signal(&smem.full[signalled.stage()]);
+                signalled.advance();
+                unsignalled--;
+            }
             mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
             if (threadIdx.x == 0) {
                 if (step == 0) {
@@ -495,13 +537,7 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
             }
             gather_step(args, mine, place, step);
             ring.advance();
-            if (unsignalled == kLag) {
-                cp_async_wait<kLag>();
-                gather_signal(&smem.full[signalled.stage()]);
-                signalled.advance();
-            } else {
-                unsignalled++;
-            }
+            unsignalled++;
         }
         walk_publish(args, smem, walk);
         cp_async_wait<0>(); /* finding the next rows takes as long as math has work with these stages */
@@ -600,17 +636,17 @@ template <class C, class Hooks>
 static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
     const int slab = (threadIdx.x - kLoadThreads) / 128;
+    uint8_t *out = smem.out[(threadIdx.x - kLoadThreads) / 32];
     float acc[C::kBlockN / 2];
     rounded_tile<C> done;
-    done.rows = 0;
     gemm_ring<C::kStages> ring;
     for (uint32_t count = 0;; count++) {
+        const gemm_task &task = smem.task[count % kTaskSlots];
+        const gemm_task &before = smem.task[(count - 1) % kTaskSlots];
         mbarrier_wait(&smem.full[ring.stage()], ring.phase());
-        const gemm_task task = smem.task[count % kTaskSlots];
         const int32_t num_k = task.num_k;
-        const volatile int32_t &last_k = smem.task[count % kTaskSlots].last_k;
         if (task.rows <= slab * kSlab) {
-            store_tile<C, Hooks>(args, done, smem);
+            store_rest<C, Hooks>(args, done, before, out, 0);
             if (num_k == 0) {
                 return;
             }
@@ -618,20 +654,31 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
             continue;
         }
         multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0,
-                         C::kColumns && num_k == 1 ? last_k : kBlockK);
-        store_tile<C, Hooks>(args, done, smem); /* beneath the multiplication just issued */
+                         C::kColumns && num_k == 1 ? task.last_k : kBlockK);
+        store_part<C, Hooks, 0>(args, done, before, out); /* beneath the multiplication just issued */
         for (int32_t step = 1; step < num_k; step++) {
             const uint32_t previous = ring.stage();
             ring.advance();
             mbarrier_wait(&smem.full[ring.stage()], ring.phase());
-            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, C::kColumns && step == num_k - 1 ? last_k : kBlockK);
+            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1,
+                             C::kColumns && step == num_k - 1 ? task.last_k : kBlockK);
+            if (step == 1) {
+                store_part<C, Hooks, 1>(args, done, before, out);
+            } else if (step == 2) {
+                store_part<C, Hooks, 2>(args, done, before, out);
+            } else if (step == 3) {
+                store_part<C, Hooks, 3>(args, done, before, out);
+            }
             wgmma_wait<1>();
             release<C>(&smem.empty[previous]);
+        }
+        if (num_k < kStoreParts) {
+            store_rest<C, Hooks>(args, done, before, out, num_k);
         }
         wgmma_wait<0>();
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
-        round_tile<C>(acc, task, slab, C::kColumns && num_k == 1 && last_k == 0, done);
+        round_tile<C>(acc, C::kColumns && num_k == 1 && task.last_k == 0, done);
     }
 }
 
@@ -651,6 +698,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int i = 0; i < kNextSlots; i++) {
             mbarrier_init(&smem.next_full[i], 1);
         }
+        smem.task[kTaskSlots - 1].rows = 0; /* before the first task there is nothing to store */
         fence_mbarrier_init();
         tma_prefetch_map(&args.map_a);
         tma_prefetch_map(&args.map_b);

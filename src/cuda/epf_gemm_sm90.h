@@ -44,6 +44,7 @@ typedef struct epf_gemm_sm90_args {
     int32_t half;        /* SwiGLU: gate columns [0, half), up [half, 2 half); else 0 */
     int32_t num_n_tiles; /* tasks along N                                             */
     int32_t group_m;     /* see epf_tile.h                                            */
+    int32_t short_last;  /* 1: tiles of fewer rows after all the full ones            */
 } epf_gemm_sm90_args;
 
 /* A compiled kernel. */

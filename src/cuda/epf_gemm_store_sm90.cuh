@@ -8,15 +8,29 @@
 #ifndef EPF_GEMM_STORE_SM90_CUH
 #define EPF_GEMM_STORE_SM90_CUH
 
+static constexpr int kStoreParts = 4;
+
 /* One warpgroup's 64 x kBlockN results: pairs of columns of two rows per thread (see wgmma.cuh). */
 template <class C> struct rounded_tile {
     static constexpr int kPairs = C::kBlockN / 8;
-    uint32_t upper[kPairs]; /* row 16 * warp + lane / 4, columns 8j + 2 * (lane % 4)  */
-    uint32_t lower[kPairs]; /* eight rows down                                        */
-    gemm_task task;
-    int32_t row_begin;      /* the warp's first row of C                              */
-    int32_t rows;           /* 0 .. 16, the warp's                                    */
+    uint32_t upper[kPairs]; /* row 16 * warp + lane / 4, columns 8j + 2 * (lane % 4) */
+    uint32_t lower[kPairs]; /* eight rows down                                       */
 };
+
+/* The 16 rows of the calling warp. */
+struct warp_rows {
+    int32_t begin; /* first row of C */
+    int32_t count; /* 0 .. 16        */
+};
+
+static __device__ __forceinline__ warp_rows rows_of_warp(const gemm_task &task)
+{
+    const int32_t first = (int32_t)(threadIdx.x - kLoadThreads) / 32 * 16;
+    warp_rows mine;
+    mine.begin = task.row_begin + first;
+    mine.count = min(max(task.rows - first, 0), 16);
+    return mine;
+}
 
 static __device__ __forceinline__ uint32_t pack(__nv_bfloat16, float a, float b)
 {
@@ -41,13 +55,9 @@ static __device__ __forceinline__ float2 unpack(__half, uint32_t pair)
 }
 
 template <class C>
-static __device__ __forceinline__ void round_tile(const float (&acc)[C::kBlockN / 2], const gemm_task &task,
-                                                  int slab, bool empty, rounded_tile<C> &out)
+static __device__ __forceinline__ void round_tile(const float (&acc)[C::kBlockN / 2], bool empty,
+                                                  rounded_tile<C> &out)
 {
-    const int warp_row = slab * kSlab + (threadIdx.x % 128) / 32 * 16;
-    out.task = task;
-    out.row_begin = task.row_begin + warp_row;
-    out.rows = min(max(task.rows - warp_row, 0), 16);
 #pragma unroll
     for (int j = 0; j < rounded_tile<C>::kPairs; j++) {
         const uint32_t upper = pack(typename C::T(), acc[4 * j], acc[4 * j + 1]);
@@ -64,14 +74,14 @@ struct lane_rows {
 };
 
 static __device__ __forceinline__ lane_rows rows_of(void *base, void *const *row_ptr, int64_t row_bytes,
-                                                    int32_t first, int32_t rows)
+                                                    const warp_rows &rows)
 {
     const int lane = threadIdx.x % 32;
     lane_rows mine;
-    mine.rows = (rows - lane / 8 + 3) / 4;
+    mine.rows = (rows.count - lane / 8 + 3) / 4;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const int64_t row = first + lane / 8 + 4 * i;
+        const int64_t row = rows.begin + lane / 8 + 4 * i;
         if (row_ptr) {
             mine.row[i] = i < mine.rows ? (char *)row_ptr[row] : nullptr;
         } else {
@@ -106,7 +116,11 @@ static __device__ __forceinline__ void store_columns(const uint32_t *upper, cons
                      : "r"(read + i * 4 * kOutPitch)
                      : "memory");
         if (i < to.rows && column < column_end.y) {
+#ifdef EPF_STREAM_C
+            __stcs((uint4 *)(to.row[i] + (int64_t)column * 2), piece);
+#else
             *(uint4 *)(to.row[i] + (int64_t)column * 2) = piece;
+#endif
         }
     }
 }
@@ -121,56 +135,83 @@ template <class C> static __device__ __forceinline__ uint32_t swiglu(uint32_t ga
     return pack(typename C::T(), x, y);
 }
 
-/* Stores what round_tile() left, if anything, and forgets it. */
-template <class C, class Hooks>
-static __device__ __forceinline__ void store_tile(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                  gemm_smem<C> &smem)
+/* Replaces gate by the activation, pairs kBegin .. kEnd - 1. */
+template <class C, int kBegin, int kEnd>
+static __device__ __forceinline__ void swiglu_pairs(const float *row_weight, const warp_rows &rows,
+                                                    rounded_tile<C> &done)
 {
-    constexpr int kHalfPairs = rounded_tile<C>::kPairs / 2;
-    const int lane = threadIdx.x % 32;
-    if (done.rows == 0) {
+    constexpr int kHalf = rounded_tile<C>::kPairs / 2;
+    const int in_warp = threadIdx.x % 32 / 4;
+    const float *weight = row_weight ? row_weight + rows.begin + in_warp : nullptr;
+    const float upper = weight && in_warp < rows.count ? weight[0] : 1.0f;
+    const float lower = weight && in_warp + 8 < rows.count ? weight[8] : 1.0f;
+#pragma unroll
+    for (int j = kBegin; j < kEnd; j++) {
+        done.upper[j] = swiglu<C>(done.upper[j], done.upper[j + kHalf], upper);
+        done.lower[j] = swiglu<C>(done.lower[j], done.lower[j + kHalf], lower);
+    }
+}
+
+/*
+ * One quarter of storing `task`, which round_tile() left in `done`, through the warp's buffer.  Why quarters: each hides beneath a k-step of the next tile, which leaves little more of the shared memory's
+ * bandwidth than that, and an activation takes as long as one.
+ */
+template <class C, class Hooks, int kPart>
+static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                  const gemm_task &task, uint8_t *out)
+{
+    constexpr int kPairs = rounded_tile<C>::kPairs;
+    constexpr int kHalf = kPairs / 2;     /* pairs of gate or up     */
+    constexpr int kPair = kPart * 8;      /* the 64 columns of a part */
+    constexpr int kOut = kPart / 2 * 8;   /* and of an activation     */
+    const warp_rows rows = rows_of_warp(task);
+    if (rows.count == 0) {
         return;
     }
-    const uint32_t buffer = smem_address(smem.out[threadIdx.x / 32 - kLoadThreads / 32]);
+    const uint32_t buffer = smem_address(out);
     const int64_t row_bytes = (int64_t)args.n * 2;
     if (C::kColumns || args.half == 0) {
-        const lane_rows to = rows_of(args.c, args.row_ptr, row_bytes, done.row_begin, done.rows);
-        const int32_t column = done.task.n_tile * C::kBlockN;
-#pragma unroll
-        for (int j = 0; j < 2 * kHalfPairs; j += 8) {
-            store_columns(done.upper + j, done.lower + j, buffer, to, make_int2(column + j * 8, args.n));
+        if constexpr (kPair < kPairs) {
+            const lane_rows to = rows_of(args.c, args.row_ptr, row_bytes, rows);
+            const int32_t column = task.n_tile * C::kBlockN + kPair * 8;
+            store_columns(done.upper + kPair, done.lower + kPair, buffer, to, make_int2(column, args.n));
         }
-    } else {
-        const int32_t column = done.task.n_tile * (C::kBlockN / 2);
+    } else if constexpr (kOut < kHalf && kPart % 2 == 0) {
+        const int32_t column = task.n_tile * (C::kBlockN / 2) + kOut * 8;
         if (args.raw) {
-            const lane_rows to = rows_of(args.raw, nullptr, row_bytes, done.row_begin, done.rows);
-#pragma unroll
-            for (int j = 0; j < kHalfPairs; j += 8) {
-                store_columns(done.upper + j, done.lower + j, buffer, to,
-                              make_int2(column + j * 8, args.half));
-                store_columns(done.upper + kHalfPairs + j, done.lower + kHalfPairs + j, buffer, to,
-                              make_int2(args.half + column + j * 8,
-                                        min(args.n, args.half + column + kHalfPairs * 8)));
-            }
+            const lane_rows to = rows_of(args.raw, nullptr, row_bytes, rows);
+            store_columns(done.upper + kOut, done.lower + kOut, buffer, to, make_int2(column, args.half));
+            store_columns(done.upper + kHalf + kOut, done.lower + kHalf + kOut, buffer, to,
+                          make_int2(args.half + column, args.n));
         }
-        const int32_t row = done.row_begin + lane / 4;
-        const bool weighted = args.row_weight != nullptr;
-        const float upper = weighted && lane / 4 < done.rows ? args.row_weight[row] : 1.0f;
-        const float lower = weighted && lane / 4 + 8 < done.rows ? args.row_weight[row + 8] : 1.0f;
-#pragma unroll
-        for (int j = 0; j < kHalfPairs; j++) {
-            done.upper[j] = swiglu<C>(done.upper[j], done.upper[j + kHalfPairs], upper);
-            done.lower[j] = swiglu<C>(done.lower[j], done.lower[j + kHalfPairs], lower);
-        }
-        const lane_rows to =
-            rows_of(args.c, args.row_ptr, (int64_t)args.half * 2, done.row_begin, done.rows);
-#pragma unroll
-        for (int j = 0; j < kHalfPairs; j += 8) {
-            store_columns(done.upper + j, done.lower + j, buffer, to, make_int2(column + j * 8, args.half));
-        }
+        swiglu_pairs<C, kOut, kOut + 8>(args.row_weight, rows, done);
+    } else if constexpr (kOut < kHalf) {
+        const lane_rows to = rows_of(args.c, args.row_ptr, row_bytes / 2, rows);
+        const int32_t column = task.n_tile * (C::kBlockN / 2) + kOut * 8;
+        store_columns(done.upper + kOut, done.lower + kOut, buffer, to, make_int2(column, args.half));
     }
-    Hooks::after_store(args, done.task, done.row_begin, done.rows);
-    done.rows = 0;
+    if (kPart == kStoreParts - 1) {
+        Hooks::after_store(args, task, rows.begin, rows.count);
+    }
+}
+
+/* The parts from `begin` on. */
+template <class C, class Hooks>
+static __device__ __forceinline__ void store_rest(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                  const gemm_task &task, uint8_t *out, int begin)
+{
+    if (begin <= 0) {
+        store_part<C, Hooks, 0>(args, done, task, out);
+    }
+    if (begin <= 1) {
+        store_part<C, Hooks, 1>(args, done, task, out);
+    }
+    if (begin <= 2) {
+        store_part<C, Hooks, 2>(args, done, task, out);
+    }
+    if (begin <= 3) {
+        store_part<C, Hooks, 3>(args, done, task, out);
+    }
 }
 
 #endif

@@ -24,6 +24,7 @@ typedef struct problem {
     epf_gemm_sm90_variant variant;
     int g, n, k, m;
     int swiglu, raw, row_ptr, weight;
+    int short_last;
     int queue;       /* tiles from a queue, not in fixed turns        */
     int gap;         /* rows between experts that belong to none     */
     int rows[MAX_G];
@@ -167,11 +168,11 @@ static void make_buffers(const problem *p, buffers *b)
 
 static void describe(const problem *p)
 {
-    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d gap%d rows",
+    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d last%d gap%d rows",
            p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16", p->variant.block_n,
            p->variant.cluster_m, p->variant.cluster_n, p->variant.a_source,
            p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw, p->row_ptr,
-           p->weight, p->queue, p->gap);
+           p->weight, p->queue, p->short_last, p->gap);
     for (int g = 0; g < p->g; g++) {
         printf(" %d", p->rows[g]);
     }
@@ -221,6 +222,7 @@ static int run(const problem *p, buffers *b)
     args.gather = p->variant.a_source == EPF_GEMM_A_GATHERED ? device[5] : NULL;
     args.rows = device[6];
     args.row_offset = p->gap ? device[7] : NULL;
+    args.short_last = p->short_last ? 1 : -1;
     args.queue = p->queue ? device[9] : NULL;
     args.block_n = p->variant.block_n;
     args.cluster_m = p->variant.cluster_m;
@@ -370,6 +372,7 @@ static void random_problem(problem *p, const epf_gemm_sm90_variant *variant)
     p->m = is_grad(p) ? widths[random_below(13)] : 0;
     p->gap = random_below(3) ? 0 : random_below(4);
     p->queue = random_below(2);
+    p->short_last = random_below(2);
     p->row_ptr = random_below(4) == 0;
     p->swiglu = !is_grad(p) && p->n % 16 == 0 && random_below(2);
     p->raw = p->swiglu && random_below(2);

@@ -10,45 +10,52 @@
 
 #include "cuda/sm90/mbarrier.cuh"
 
+/* L2 eviction policies, as createpolicy.fractional.L2 makes them for the whole of an access. */
+static constexpr uint64_t kEvictNormal = 0x1000000000000000;
+static constexpr uint64_t kEvictFirst = 0x12F0000000000000;
+static constexpr uint64_t kEvictLast = 0x14F0000000000000;
+
 static __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 static __device__ __forceinline__ void tma_load_2d(uint32_t to, const CUtensorMap *map, uint64_t *bar,
-                                                   int32_t x, int32_t y)
+                                                   int2 at, uint64_t policy)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
-                 "l"(map), "r"(smem_address(bar)), "r"(x), "r"(y)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "l"(policy)
                  : "memory");
 }
 
 /* The same offset in every CTA of `mask` receives the data and its barrier the bytes. */
 static __device__ __forceinline__ void tma_load_2d_multicast(uint32_t to, const CUtensorMap *map,
-                                                             uint64_t *bar, int2 at, uint16_t mask)
+                                                             uint64_t *bar, int2 at, uint16_t mask,
+                                                             uint64_t policy)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
-                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "h"(mask)
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "h"(mask), "l"(policy)
                  : "memory");
 }
 
 static __device__ __forceinline__ void tma_load_3d(uint32_t to, const CUtensorMap *map, uint64_t *bar,
-                                                   int3 at)
+                                                   int3 at, uint64_t policy)
 {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
-                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "r"(at.z)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "r"(at.z), "l"(policy)
                  : "memory");
 }
 
 static __device__ __forceinline__ void tma_load_3d_multicast(uint32_t to, const CUtensorMap *map,
-                                                             uint64_t *bar, int3 at, uint16_t mask)
+                                                             uint64_t *bar, int3 at, uint16_t mask,
+                                                             uint64_t policy)
 {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "r"(at.z), "h"(mask)
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(to),
+                 "l"(map), "r"(smem_address(bar)), "r"(at.x), "r"(at.y), "r"(at.z), "h"(mask), "l"(policy)
                  : "memory");
 }
 
