@@ -118,8 +118,9 @@ static bool pack_weights(op_rank *r)
 
 bool op_open(op_rank *r, op_case *c, epf_test_rank *rank)
 {
-    const epf_op_config config = op_config_of(c);
+    epf_op_config config = op_config_of(c);
 
+    config.num_workers = c->knobs.mixed ? 1 + rank->rank % 3 : config.num_workers;
     memset(r, 0, sizeof *r);
     r->c = c;
     r->rank = rank;
@@ -275,6 +276,11 @@ static epf_tile_tables tables_of(const op_rank *r)
     return t;
 }
 
+static bool omitted(const op_rank *r)
+{
+    return r->c->knobs.omit_empty && r->x.rows == 0;
+}
+
 epf_dispatch_group_gemm_args op_dispatch_args(op_rank *r)
 {
     const op_knobs *k = &r->c->knobs;
@@ -282,11 +288,11 @@ epf_dispatch_group_gemm_args op_dispatch_args(op_rank *r)
 
     CHECK_OK(epf_dispatch_group_gemm_args_init(&a));
     a.layout = r->layout;
-    a.input = r->x.tensor;
     a.with_cpy_flag = !k->in_place;
-    a.exp_indices = r->ids.tensor;
-    if (!k->no_weights) {
-        a.weight = r->weight.tensor;
+    if (!omitted(r)) {
+        a.input = r->x.tensor;
+        a.exp_indices = r->ids.tensor;
+        a.weight = k->no_weights ? a.weight : r->weight.tensor;
     }
     if (k->packed) {
         a.packed_weight = r->w1;
@@ -301,10 +307,11 @@ epf_dispatch_group_gemm_args op_dispatch_args(op_rank *r)
     a.optional_sm = k->optional_sm;
     a.num_tail_sms = k->num_tail_sms;
     a.gemm_block_size_m = r->c->data->problem.block_m;
-    a.gemm_block_size_n = k->packed ? 0 : k->block_n;
+    a.gemm_block_size_n = k->packed ? 0 : k->mixed ? 8 << r->id % 3 : k->block_n;
     a.gemm_block_size_k = k->packed ? 0 : k->block_k;
     a.gemm_group_size_m = k->group_m == 0 ? a.gemm_group_size_m : k->group_m;
     a.num_warps = k->num_warps == 0 ? a.num_warps : k->num_warps;
+    a.num_warps = k->mixed ? 1 + r->id : a.num_warps;
     a.use_block_wise_barrier = k->block_wise;
     a.enable_profiler = k->profile;
     a.profile_file_name = k->profile ? "op_case_dispatch" : a.profile_file_name;
@@ -366,7 +373,8 @@ static bool check_dispatch(op_rank *r)
     const op_want h = {"activation_output", &e->h, rows, false};
 
     return op_check_tensor(r->rank, &r->first.dispatch_output, &x) &&
-           (r->c->knobs.no_weights || op_check_tensor(r->rank, &r->first.weight_recv, &weight)) &&
+           (r->c->knobs.no_weights || omitted(r) ||
+            op_check_tensor(r->rank, &r->first.weight_recv, &weight)) &&
            (r->c->knobs.drop_gemm_output ||
             op_check_tensor(r->rank, &r->first.gemm_output, &gemm)) &&
            (!r->c->knobs.swiglu || op_check_tensor(r->rank, &r->h.tensor, &h)) &&
@@ -408,7 +416,7 @@ epf_group_gemm_combine_args op_combine_args(op_rank *r)
         a.tiles = tables_of(r);
     }
     a.comm_buffer_id = k->buffer;
-    a.gemm_block_size_m = p->block_m;
+    a.gemm_block_size_m = k->mixed ? 1 << r->id : p->block_m;
     a.gemm_block_size_n = k->packed ? 0 : k->block_n;
     a.gemm_block_size_k = k->packed ? 0 : k->block_k;
     a.gemm_group_size_m = k->group_m == 0 ? a.gemm_group_size_m : k->group_m;

@@ -41,6 +41,8 @@ typedef struct op_knobs {
     bool signal;
     bool init_buffer; /* epf_init_output_buffer before dispatch                         */
     bool profile;
+    bool mixed;      /* workers and tile sizes differ from rank to rank                */
+    bool omit_empty; /* a rank without tokens passes no tensors to dispatch            */
 } op_knobs;
 
 /* Of the problem's numbers: any knob, legal values only. */

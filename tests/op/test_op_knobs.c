@@ -85,7 +85,21 @@ static const knob_case kCases[] = {
     KNOB(.swiglu = true, .packed = true, .own_outputs = true),
     KNOB(.swiglu = true, .block_n = 16),
     KNOB(.swiglu = true, .drop_gemm_output = true),
+    KNOB(.mixed = true, .gates = true),
+    KNOB(.profile = true),
     KNOB(.gemm_library = EPF_GEMM_LIBRARY_PORTABLE),
+};
+
+/* Ranks without tokens, which may leave out what would have none; all the same they receive. */
+static const char *const kEmptyProblems[] = {
+    "W3E6K2T9H16N32M4/one_token/seed13",
+    "W3E6K2T9H16N32M4/one_token/seed14/fuse_scatter",
+    "W2E4K2T9H16N32M4/empty/seed15",
+};
+static const op_knobs kEmptyKnobs[] = {
+    {.omit_empty = true},
+    {.omit_empty = true, .swiglu = true},
+    {.omit_empty = true, .own_outputs = true, .gates = true},
 };
 
 static const char *const kProblems[] = {
@@ -106,6 +120,12 @@ int main(int argc, char **argv)
         }
         for (size_t p = 0; p < sizeof kProblems / sizeof kProblems[0]; p++) {
             failed += !op_run(kProblems[p], &kCases[i].knobs, false, kCases[i].name);
+            run++;
+        }
+    }
+    for (size_t i = 0; i < sizeof kEmptyProblems / sizeof kEmptyProblems[0] && argc == 1; i++) {
+        for (size_t k = 0; k < sizeof kEmptyKnobs / sizeof kEmptyKnobs[0]; k++) {
+            failed += !op_run(kEmptyProblems[i], &kEmptyKnobs[k], false, "omit_empty");
             run++;
         }
     }

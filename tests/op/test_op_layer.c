@@ -323,7 +323,10 @@ int main(int argc, char **argv)
                                         "W4E8K3T7H24N32/uneven_T_per_rank/seed92/fp32/normal",
                                         "W3E6K2T9H24N32/some_dropped/seed93/fp16/wbf16/normal",
                                         "W8E16K4T5H32N32/duplicates/seed94/wbf16/normal",
-                                        "W2E2K2T6H16N16/all_dropped/seed95/normal"};
+                                        "W2E2K2T6H16N16/all_dropped/seed95/normal",
+                                        "W3E6K2T6H16N16/empty_ranks/seed96/normal",
+                                        "W3E6K2T6H16N16/one_token/seed97/normal",
+                                        "W2E4K2T6H16N16C0.5/all_to_one_rank/seed98/normal"};
     int32_t failed = 0;
 
     if (argc > 1) {
