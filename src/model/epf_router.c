@@ -315,18 +315,18 @@ epf_status epf_router_run(const epf_router *router, const epf_router_args *args)
     return st;
 }
 
+/* Products and sums in double, h ascending; a panel's experts side by side, as they lie. */
 static void logits_f64(const epf_router *router, const float *x, double *logits)
 {
-    const int64_t hidden = router->hidden;
-    for (int64_t e = 0; e < router->routing.num_experts; e++) {
-        const float *column = router->panels +
-                              (e / EPF_LOGITS_EXPERTS) * hidden * EPF_LOGITS_EXPERTS +
-                              e % EPF_LOGITS_EXPERTS;
-        double sum = 0.0;
-        for (int64_t h = 0; h < hidden; h++) {
-            sum += (double)x[h] * (double)column[h * EPF_LOGITS_EXPERTS];
+    const float *w = router->panels;
+    for (int64_t p = 0; p < router->weight.num_panels; p++) {
+        double sums[EPF_LOGITS_EXPERTS] = {0};
+        for (int64_t h = 0; h < router->hidden; h++, w += EPF_LOGITS_EXPERTS) {
+            for (int e = 0; e < EPF_LOGITS_EXPERTS; e++) {
+                sums[e] += (double)x[h] * (double)w[e];
+            }
         }
-        logits[e] = sum;
+        memcpy(logits + p * EPF_LOGITS_EXPERTS, sums, sizeof sums);
     }
 }
 
