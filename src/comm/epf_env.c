@@ -1,4 +1,9 @@
-/* epf_env.c: launchers' variables. */
+/*
+ * epf_env.c: launchers' variables.
+ *
+ * Families are tried in the order of the table.  Ours is first, so that it overrides; srun is last,
+ * because whatever runs inside of a batch job sees its variables too.
+ */
 #include "comm/epf_env.h"
 
 #include <errno.h>

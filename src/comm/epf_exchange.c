@@ -2,8 +2,27 @@
  * epf_exchange.c: collectives of processes, and how they get back in step.
  *
  * A rank sends its part to every peer and reads one part from each, no more: what a peer sends
- * ahead of us stays in its link.  Frames say their generation and number, so what is left of a
- * collective that failed is known when it is met, and dropped.
+ * ahead of us stays in its link.  Every frame says its generation g and the number s of its
+ * collective:
+ *
+ *   (g, s) of a frame against ours    what it is                          what happens
+ *   g lower, or g equal and s lower   left over from one that failed      dropped
+ *   equal                             this collective                     taken
+ *   g equal, s higher                 the peer gave one up that we want   EPF_E_STATE: reset
+ *   g higher                          the peer is resetting               EPF_E_STATE: reset
+ *
+ * Sizes and kinds that differ do not end a collective early: all parts are read to their end, so
+ * that every rank finds the difference, answers EPF_E_INVALID, and the links are in step
+ * afterwards.
+ *
+ * Reset.  A rank raises g by one, tells all, and drops what is older.  Who hears of a higher g goes
+ * along and tells all again; done is who has heard its own g from everybody.  g never sinks, also
+ * when a reset times out, so a rank that comes late (it was stopped, say) finds the highest g of
+ * the others' tries in its links and goes there directly.  Links keep order, so nothing of an older
+ * generation can follow a RESET; and nobody sends data of generation g before it has heard of g
+ * from us, so data of our own generation that a drain meets belongs to the peer's next collective.
+ * Whether the last message of a reset arrived cannot be known by its sender: a rank may return from
+ * it with EPF_OK while another times out, and is told EPF_E_STATE by its next collective.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -1,4 +1,18 @@
-/* epf_join.c: forming groups of processes, by callback, rendezvous, and launchers' variables. */
+/*
+ * epf_join.c: forming groups of processes, by callback, rendezvous, and launchers' variables.
+ *
+ * Each rank listens under a random number before it says so to anybody; what differs is only how
+ * the numbers travel: through the caller's all-gather, or
+ *
+ *   rank r                         rank 0
+ *   listens (random number)        listens (random number), and at the rendezvous
+ *   JOIN (number, r of W) -------> keeps the link as r's seat; a doubled or wrong r is refused
+ *   waits                          waits for all W - 1; a seat whose rank died is free again
+ *   takes it <-------------------- TABLE (token, all numbers), when all have come
+ *
+ * and then the mesh (epf_mesh.c).  Who is turned away because an earlier group of the same job is
+ * just closing its rendezvous knocks again, until its own deadline.
+ */
 #include "comm/epf_join.h"
 
 #include <errno.h>

@@ -1,4 +1,11 @@
-/* epf_launch.c: ranks as forked children. */
+/*
+ * epf_launch.c: ranks as forked children.
+ *
+ * The parent makes all listeners, so the children need no rendezvous; each keeps its own and closes
+ * the others', which must go lest a dead rank's listener seems to live on in its siblings.  What
+ * ranks have to say at their end goes through memory shared with the parent: an exit status has one
+ * byte.
+ */
 #include "comm/epf_launch.h"
 
 #include <errno.h>

@@ -1,4 +1,10 @@
-/* epf_link.c: frames over local sockets. */
+/*
+ * epf_link.c: frames over local sockets.
+ *
+ * Errors of the system become five results, because callers can do five things: go on, poll, try
+ * again soon, take the peer for gone, or take it for mad.  What comes in is checked here as far as
+ * a frame alone can be judged; whether it belongs where it arrived is its reader's question.
+ */
 #include "comm/epf_link.h"
 
 #include <errno.h>

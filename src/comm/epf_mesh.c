@@ -1,4 +1,15 @@
-/* epf_mesh.c: links between every two ranks. */
+/*
+ * epf_mesh.c: links between every two ranks.
+ *
+ *   rank 3                      rank 1
+ *   connect ------------------> accept: other users are closed unheard (SO_PEERCRED)
+ *   HELLO (token, 3 of W) ----> wrong token, size or rank: closed
+ *   checks the token <--------- WELCOME (token, 1 of W)
+ *
+ * Both sides show the token, so a stranger who got hold of a rank's name learns nothing but what he
+ * sent.  All listeners exist before anybody knows a number, so a refused connection means that the
+ * rank has died, and waiting longer would not help.
+ */
 #include "comm/epf_mesh.h"
 
 #include <errno.h>

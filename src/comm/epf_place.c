@@ -1,4 +1,12 @@
-/* epf_place.c: dealing cores and nodes to ranks, and asking the kernel for them. */
+/*
+ * epf_place.c: dealing cores and nodes to ranks, and asking the kernel for them.
+ *
+ * Example, 2 nodes of 4 cores with 2 threads each (CPUs 0-7, and 8-15 their second threads):
+ *   1 rank    node -1  cores 0-7              CPUs 0..7, 8..15
+ *   2 ranks   node 0   cores 0-3              CPUs 0..3, 8..11       rank 1: node 1
+ *   4 ranks   node 0   cores 0-1              CPUs 0, 1, 8, 9        ranks 2, 3: node 1
+ *   16 ranks  node 0   core r % 4             ranks 8..15: node 1
+ */
 #include "comm/epf_place.h"
 
 #include <errno.h>

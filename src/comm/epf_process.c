@@ -1,4 +1,12 @@
-/* epf_process.c: the provider of groups of processes: who lives, and the life of a handle. */
+/*
+ * epf_process.c: the provider of groups of processes: who lives, and the life of a handle.
+ *
+ * A link closes when its process ends, however it ends; the kernel sees to that.  So a closed link
+ * means a death, unless the rank's word in the control window says that it left in order.  The word
+ * is written before the link is closed, and read after it was seen closed: a rank that leaves is
+ * never taken for dead.  A process that fork()s without exec while it holds a handle keeps copies
+ * of the links open and hides its own death for as long as the child lives.
+ */
 #include "comm/epf_process.h"
 
 #include <inttypes.h>

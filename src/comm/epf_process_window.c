@@ -2,7 +2,13 @@
  * epf_process_window.c: windows of processes: sealed memory descriptors, handed to every peer.
  *
  * The memory has no name, and its size is sealed before anybody else sees it: a peer can neither
- * find it elsewhere nor pull it away under a mapping.
+ * find it elsewhere nor pull it away under a mapping, which would end us with SIGBUS.
+ *
+ * Two collectives make one window: the first brings every rank's size, its status, and its
+ * descriptor if it has one; the second the outcome of mapping them all.  A rank that cannot
+ * allocate takes part in the first like any other, so nobody waits for it, and all draw the same
+ * answer from the same offers. Descriptors are closed once mapped: a window costs none while it
+ * lives.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -4,6 +4,11 @@
  * All collectives are one kind of round: a rank puts what it brings into its slot, and the last to
  * arrive copies for everybody.  A rank that gives up takes its slot back under the same lock, so a
  * round happens for all ranks or for none, and no half-done round is ever left behind.
+ *
+ * Invariants, under the lock:
+ *   num_arrived = number of slots with `arrived` < num_ranks: the last to arrive ends the round;
+ *   send and recv of a slot are valid while it has arrived: their rank is inside of its call;
+ *   a slot that has not arrived is written by its own rank only.
  */
 #include <errno.h>
 #include <inttypes.h>

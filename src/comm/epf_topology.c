@@ -1,4 +1,10 @@
-/* epf_topology.c: the CPUs this process may use, their cores and NUMA nodes, from sysfs. */
+/*
+ * epf_topology.c: the CPUs this process may use, their cores and NUMA nodes, from sysfs.
+ *
+ * The affinity mask is the truth, sysfs only adds to it: files that are missing or make no sense
+ * leave CPUs on node 0 with a core each.  Never the machine's CPU count: containers and launchers
+ * cut it.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

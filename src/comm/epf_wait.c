@@ -1,4 +1,14 @@
-/* epf_wait.c: the bounded wait loop. */
+/*
+ * epf_wait.c: the bounded wait loop.
+ *
+ *   waited so far    what it does                       why
+ *   up to ~2 us      looks again after a pause          a signal under way arrives now
+ *   up to 50 us      looks again after sched_yield()    whoever must signal may want this core
+ *   longer           sleeps an eighth of that time,     at most 12 % late, and idle ranks cost
+ *                    20 us .. 1 ms                      next to nothing
+ *
+ * Looks at peers are 5 ms apart, so a death is noticed within that and the time of a sleep.
+ */
 #include "comm/epf_wait.h"
 
 #include <sched.h>

@@ -40,7 +40,8 @@
 
 typedef void rank_body(epf_comm *comm, void *context);
 
-/* Runs `body` on num_ranks threads, each with its handle, and destroys the handles that are left. */
+/* Runs `body` on num_ranks threads, each with its handle, and destroys the handles that are left.
+ * */
 void run_threads(int32_t num_ranks, uint64_t timeout_ns, rank_body *body, void *context);
 
 /* As run_threads, on forked processes; every one must end with success. */

@@ -1,9 +1,9 @@
 /*
- * test_bootstrap: groups form by callback and by rendezvous, strangers do not disturb them, and what
- * cannot form a group says why on every rank.
+ * test_bootstrap: groups form by callback and by rendezvous, strangers do not disturb them, and
+ * what cannot form a group says why on every rank.
  *
- * Ranks are threads here, each with a handle of the provider for processes: what they send to each other
- * is the same, and the sanitizers see all of it.
+ * Ranks are threads here, each with a handle of the provider for processes: what they send to each
+ * other is the same, and the sanitizers see all of it.
  */
 #include <fcntl.h>
 #include <inttypes.h>

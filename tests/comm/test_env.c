@@ -1,6 +1,6 @@
 /*
- * test_env: each launcher's variables are read right, mistakes in them are named, and processes started
- * with nothing but such variables find each other.
+ * test_env: each launcher's variables are read right, mistakes in them are named, and processes
+ * started with nothing but such variables find each other.
  *
  * "test_env rank" is one of those processes; it is also what mpirun and others may be pointed at.
  */

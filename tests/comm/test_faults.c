@@ -1,4 +1,5 @@
-/* test_faults: a rank that is killed or stopped at any moment becomes an error on all others, in time. */
+/* test_faults: a rank that is killed or stopped at any moment becomes an error on all others, in
+ * time. */
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -176,8 +177,8 @@ static void test_killed(int num_kills)
 }
 
 /*
- * A stopped rank: a timeout at the configured time; continued, it and the others meet in reset() and
- * all goes on.
+ * A stopped rank: a timeout at the configured time; continued, it and the others meet in reset()
+ * and all goes on.
  */
 static int main_stopped(epf_comm *comm, void *context)
 {

@@ -1,4 +1,5 @@
-/* test_launch: what ranks return comes back, failures are named and contained, nothing outlives us. */
+/* test_launch: what ranks return comes back, failures are named and contained, nothing outlives us.
+ * */
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>

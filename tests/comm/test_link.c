@@ -1,4 +1,5 @@
-/* test_link: frames arrive whole or not at all, whatever the other end does, and only from our own user. */
+/* test_link: frames arrive whole or not at all, whatever the other end does, and only from our own
+ * user. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -61,7 +62,8 @@ static void test_frames(void)
     close_pair(pair);
 }
 
-/* A queue fills, and empties; what a peer wrote before it closed is still read, and then it is gone. */
+/* A queue fills, and empties; what a peer wrote before it closed is still read, and then it is
+ * gone. */
 static void test_closing(void)
 {
     int pair[2];

@@ -10,7 +10,8 @@
 #include "check.h"
 #include "comm/epf_place.h"
 
-/* A machine: `threads` hardware threads per core, numbered as Linux does, all first threads first. */
+/* A machine: `threads` hardware threads per core, numbered as Linux does, all first threads first.
+ * */
 static epf_topology *machine(int32_t num_nodes, const int32_t *cores_per_node, int32_t threads)
 {
     int32_t num_cores = 0;

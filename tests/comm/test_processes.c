@@ -77,7 +77,8 @@ static void body_failing_window(epf_comm *comm, void *context)
     CHECK(count_descriptors() == descriptors, "descriptors left");
 }
 
-/* Too few descriptors to receive what the others send: the same error on all, and the group goes on. */
+/* Too few descriptors to receive what the others send: the same error on all, and the group goes
+ * on. */
 static void body_few_descriptors(epf_comm *comm, void *context)
 {
     epf_window *window;
