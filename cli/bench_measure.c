@@ -15,7 +15,6 @@
 #include "bench.h"
 #include "core/epf_dtype.h"
 #include "core/epf_route.h"
-#include "cpu/epf_worker.h"
 #include "cpu/gemm/epf_convert.h"
 #include "prof/epf_trace.h"
 
@@ -245,7 +244,7 @@ static epf_status run_swiglu(bench_rank *b)
     }
     for (int64_t row = 0; row < b->layout->num_rows; row++) {
         epf_convert_to_f32(work, (uint8_t *)b->raw.data + row * n * bytes, dtype, n);
-        epf_swiglu_row(work, work + half, weights[row], (int32_t)half);
+        epf_swiglu(work, work + half, weights[row], half);
         epf_convert_from_f32((uint8_t *)b->hidden.data + row * half * bytes, work, dtype, half);
     }
     epf_free(work);

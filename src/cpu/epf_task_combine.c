@@ -116,7 +116,7 @@ static void store_gates(const epf_call *call, int64_t token)
     }
 }
 
-/* Columns summed at a time: the sum and the row being added stay in the first cache. */
+/* Columns summed at a time: the sum stays in the first cache. */
 enum { SUM_COLUMNS = 1024 };
 
 static float slot_factor(const epf_call *call, int64_t slot)
@@ -129,25 +129,16 @@ static float slot_factor(const epf_call *call, int64_t slot)
                       call->combine_weights.data)[token * call->combine_weights.stride + k];
 }
 
-static void add_scaled(float *sum, const float *row, float factor, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        sum[i] += factor * row[i];
-    }
-}
-
 /* sum[0, count): fp32 sum of columns [first, first + count) over the token's kept slots, k ascending. */
 static void sum_columns(const epf_call *call, int64_t token, int32_t first, int32_t count,
                         float *sum)
 {
     const epf_shape *const s = &call->shape;
-    float row[SUM_COLUMNS];
     memset(sum, 0, (size_t)count * sizeof *sum);
     for (int64_t slot = token * s->topk; slot < (token + 1) * s->topk; slot++) {
         if (!epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
-            epf_convert_to_f32(row, y_of_slot(call, slot) + (int64_t)first * s->token_bytes,
-                               (epf_dtype)call->dtype, count);
-            add_scaled(sum, row, slot_factor(call, slot), count);
+            epf_add_scaled(sum, y_of_slot(call, slot) + (int64_t)first * s->token_bytes,
+                           (epf_dtype)call->dtype, slot_factor(call, slot), count);
         }
     }
 }

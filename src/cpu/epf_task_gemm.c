@@ -98,8 +98,8 @@ static void store_dispatch(epf_worker *worker, const epf_tile *tile, int64_t col
                    columns);
     }
     for (int64_t i = 0; i < tile->num_rows; i++) {
-        epf_swiglu_row(worker->tile[0] + i * columns, worker->tile[1] + i * columns,
-                       epf_weight_value(call, weights, tile->row_begin + i), columns);
+        epf_swiglu(worker->tile[0] + i * columns, worker->tile[1] + i * columns,
+                   epf_weight_value(call, weights, tile->row_begin + i), columns);
     }
     store_rows(call, &call->activation_output, tile, worker->tile[0], column, columns);
 }

@@ -83,9 +83,6 @@ void epf_signal_row(const epf_call *call, int64_t row);
 uint64_t epf_tile_flow(const epf_call *call, epf_prof_object object, const epf_tile *tile);
 uint64_t epf_slot_flow(const epf_call *call, int32_t from, int64_t row);
 
-/* Columns of fp32 sums to the token type, and to a product of gate, up and routing weight. */
-void epf_swiglu_row(float *gate, const float *up, float weight, int32_t count);
-
 /* Element `index` of a vector of the weight type, as fp32. */
 float epf_weight_value(const epf_call *call, const void *data, int64_t index);
 

@@ -62,3 +62,27 @@ void epf_convert_from_f32(void *dst, const float *src, epf_dtype dtype, int64_t 
         epf_vector_ops_get()->f16_from_f32(dst, src, count);
     }
 }
+
+void epf_add_scaled(float *sum, const void *src, epf_dtype dtype, float factor, int64_t count)
+{
+    enum { PART = 256 };
+    float part[PART];
+    if (dtype == EPF_DTYPE_F32) {
+        epf_vector_ops_get()->add_f32(sum, src, factor, count);
+        return;
+    }
+    if (dtype == EPF_DTYPE_BF16) {
+        epf_vector_ops_get()->add_bf16(sum, src, factor, count);
+        return;
+    }
+    for (int64_t i = 0; i < count; i += PART) {
+        const int64_t n = count - i < PART ? count - i : PART;
+        epf_convert_to_f32(part, (const uint16_t *)src + i, dtype, n);
+        epf_vector_ops_get()->add_f32(sum + i, part, factor, n);
+    }
+}
+
+void epf_swiglu(float *gate, const float *up, float weight, int64_t count)
+{
+    epf_vector_ops_get()->swiglu(gate, up, weight, count);
+}

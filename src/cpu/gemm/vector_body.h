@@ -108,11 +108,11 @@ static inline __attribute__((always_inline)) void tile(const epf_vector_product 
     }
 }
 
-#define TILE_CASE(r)                      \
-    case (r):                             \
-        if ((r) <= ROWS) {                \
+#define TILE_CASE(r)                                      \
+    case (r):                                             \
+        if ((r) <= ROWS) {                                \
             tile(p, a, strip, c, ldc, r <= ROWS ? r : 1); \
-        }                                 \
+        }                                                 \
         break;
 
 static void tile_any(const epf_vector_product *p, const float *a, const float *strip, float *c,
@@ -169,6 +169,53 @@ static void multiply(const epf_vector_product *p)
     }
 }
 
+static void add_bf16(float *sum, const uint16_t *src, float factor, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        sum[i] += factor * epf_bf16_to_f32(src[i]);
+    }
+}
+
+static void add_f32(float *sum, const float *src, float factor, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        sum[i] += factor * src[i];
+    }
+}
+
+/*
+ * exp(x) = 2^n exp(r), x = n ln 2 + r, |r| <= ln 2 / 2, with a Taylor polynomial of degree 7 for exp(r): its
+ * remainder is below 0.35^8 / 8! = 6e-9, so the error is a few fp32 roundings.  x is cut to -87 .. 88.
+ */
+static inline float exp_of(float x)
+{
+    const float rounder =
+        12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    const float low = x < -87.0f ? -87.0f : x;
+    const float clamped = low > 88.0f ? 88.0f : low;
+    const float shifted = clamped * 1.44269504f + rounder;
+    const float n = shifted - rounder;
+    /* ln 2 in two parts, so that n ln 2 is taken away almost exactly */
+    const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.0f / 5040.0f;
+    p = p * r + 1.0f / 720.0f;
+    p = p * r + 1.0f / 120.0f;
+    p = p * r + 1.0f / 24.0f;
+    p = p * r + 1.0f / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    /* A NaN leaves n = 0 there and stays a NaN. */
+    return epf_f32_from_bits(epf_f32_bits(p) + ((epf_f32_bits(shifted) - 0x4b400000u) << 23));
+}
+
+static void swiglu(float *gate, const float *up, float weight, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        gate[i] = gate[i] / (1.0f + exp_of(-gate[i])) * up[i] * weight;
+    }
+}
+
 const epf_vector_ops VECTOR_OPS = {
     .name = VECTOR_NAME,
     .strip_n = STRIP_N,
@@ -177,4 +224,7 @@ const epf_vector_ops VECTOR_OPS = {
     .f16_to_f32 = f16_to_f32,
     .f16_from_f32 = f16_from_f32,
     .multiply = multiply,
+    .add_bf16 = add_bf16,
+    .add_f32 = add_f32,
+    .swiglu = swiglu,
 };
