@@ -59,10 +59,12 @@ double cli_floor(const cli_cost *cost, const cli_rates *rates, const char **limi
 double cli_floor_in_turns(const cli_cost *cost, const cli_rates *rates);
 
 /*
- * Measures this machine for a fraction of a second: the tile product of `dtype` on tiles that stay in
- * cache, and memcpy (bytes read plus bytes written) beyond it, by `num_threads` threads at once.
+ * Measures this machine for a fraction of a second, all threads at once: the tile product of `dtype`
+ * on tiles that stay in cache, and memcpy (bytes read plus bytes written) over memory of the size that
+ * the work touches, because small work stays in caches; 0: beyond all caches.
  */
-epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, cli_rates *rates);
+epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, double touched_bytes,
+                             cli_rates *rates);
 
 /* CPUs that this process may run on. */
 int32_t cli_num_cpus(void);

@@ -93,45 +93,52 @@ typedef struct machine {
     char launcher[256];
 } machine;
 
-static void find_cpu_name(char *name, size_t bytes)
-{
-    char line[512];
-    FILE *file = fopen("/proc/cpuinfo", "re");
+/* Those that the tile products make a difference of, as the kernel spells them. */
+static const char *const told_features[] = {
+    "avx",      "avx2",     "fma",      "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd",    "asimdhp",  "sve",
+    "bf16",     "i8mm",
+};
 
-    (void)snprintf(name, bytes, "unknown");
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        const char *value = strchr(line, ':');
-        if (value != NULL && strncmp(line, "model name", 10) == 0) {
-            (void)snprintf(name, bytes, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
-            break;
+static void pick_features(char *flags, char *text, size_t bytes)
+{
+    char *rest = NULL;
+    for (char *flag = strtok_r(flags, " \n", &rest); flag != NULL;
+         flag = strtok_r(NULL, " \n", &rest)) {
+        for (size_t i = 0; i < sizeof told_features / sizeof told_features[0]; i++) {
+            const size_t used = strlen(text);
+            if (strcmp(flag, told_features[i]) == 0 && used + 1 < bytes) {
+                (void)snprintf(text + used, bytes - used, "%s%s", used == 0 ? "" : " ", flag);
+            }
         }
-    }
-    if (file != NULL) {
-        (void)fclose(file);
     }
 }
 
-/* Those that the tile products make a difference of. */
-static void find_features(char *text, size_t bytes)
+/* Of the first CPU in /proc/cpuinfo, on x86-64 and on Arm. */
+static void find_cpu(machine *m)
 {
-    text[0] = '\0';
-#if defined(__x86_64__)
-#define HAS(name)                                                                        \
-    if (__builtin_cpu_supports(name)) {                                                  \
-        (void)snprintf(text + strlen(text), bytes - strlen(text), "%s ", name);          \
+    char *line = NULL;
+    size_t bytes = 0;
+    FILE *file = fopen("/proc/cpuinfo", "re");
+
+    (void)snprintf(m->cpu, sizeof m->cpu, "unknown");
+    while (file != NULL && m->features[0] == '\0' && getline(&line, &bytes, file) > 0) {
+        char *value = strchr(line, ':');
+        if (value == NULL || value[1] != ' ') {
+            continue;
+        }
+        if (strncmp(line, "model name", 10) == 0) {
+            (void)snprintf(m->cpu, sizeof m->cpu, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        } else if (strncmp(line, "flags", 5) == 0 || strncmp(line, "Features", 8) == 0) {
+            pick_features(value + 2, m->features, sizeof m->features);
+        }
     }
-    HAS("avx")
-    HAS("avx2")
-    HAS("fma")
-    HAS("avx512f")
-    HAS("avx512bw")
-    HAS("avx512vl")
-    HAS("avx512vnni")
-    HAS("avx512bf16")
-#undef HAS
-#endif
-    if (text[0] == '\0') {
-        (void)snprintf(text, bytes, "none of those asked for");
+    free(line);
+    if (file != NULL) {
+        (void)fclose(file);
+    }
+    if (m->features[0] == '\0') {
+        (void)snprintf(m->features, sizeof m->features, "none of those asked for");
     }
 }
 
@@ -271,8 +278,7 @@ int cli_info(int argc, char **argv)
     if (optind != argc) {
         return cli_fail(CLI_USAGE, "info: \"%.60s\" is not understood", argv[optind]);
     }
-    find_cpu_name(m.cpu, sizeof m.cpu);
-    find_features(m.features, sizeof m.features);
+    find_cpu(&m);
     find_cores(&m);
     find_cuda(m.cuda, sizeof m.cuda);
     find_launcher(m.launcher, sizeof m.launcher);

@@ -14,7 +14,8 @@ enum {
     TILE_M = 64,
     TILE_N = 256,
     TILE_K = 1024,
-    COPY_BYTES = 16 << 20, /* per thread, each of two */
+    MIN_COPY_BYTES = 64 << 10, /* per thread, each of two */
+    MAX_COPY_BYTES = 16 << 20,
     NUM_WINDOWS = 3,
     MAX_THREADS = 1024
 };
@@ -25,6 +26,7 @@ typedef struct meter {
     pthread_t thread;
     const epf_gemm_weight *weight;
     const void *a;
+    size_t copy_bytes;
     double flop_per_s, copy_bytes_per_s; /* best window */
     epf_status status;
 } meter;
@@ -59,16 +61,16 @@ static epf_status multiply(meter *m, epf_gemm_scratch *scratch, float *c)
 
 static void copy(meter *m, uint8_t *to, uint8_t *from)
 {
-    memset(from, 1, COPY_BYTES);
-    memset(to, 0, COPY_BYTES);
+    memset(from, 1, m->copy_bytes);
+    memset(to, 0, m->copy_bytes);
     for (int i = 0; i < NUM_WINDOWS; i++) {
         const uint64_t begin_ns = epf_now_ns();
         uint64_t now_ns = begin_ns;
         double bytes = 0;
         while (now_ns - begin_ns < WINDOW_NS) {
-            memcpy(to, from, COPY_BYTES);
-            from[i] = to[COPY_BYTES - 1 - i]; /* the copy is used */
-            bytes += 2.0 * COPY_BYTES;
+            memcpy(to, from, m->copy_bytes);
+            from[i] = to[m->copy_bytes - 1 - (size_t)i]; /* the copy is used */
+            bytes += 2.0 * (double)m->copy_bytes;
             now_ns = epf_now_ns();
         }
         bytes /= 1e-9 * (double)(now_ns - begin_ns);
@@ -81,8 +83,8 @@ static void *meter_main(void *argument)
     meter *m = argument;
     epf_gemm_scratch *scratch = NULL;
     float *c = epf_alloc((size_t)TILE_M * TILE_N, sizeof *c);
-    uint8_t *to = epf_alloc_aligned(COPY_BYTES, 1, 4096);
-    uint8_t *from = epf_alloc_aligned(COPY_BYTES, 1, 4096);
+    uint8_t *to = epf_alloc_aligned(m->copy_bytes, 1, 4096);
+    uint8_t *from = epf_alloc_aligned(m->copy_bytes, 1, 4096);
 
     m->status = c != NULL && to != NULL && from != NULL ? epf_gemm_scratch_create(&scratch)
                                                         : EPF_E_NO_MEMORY;
@@ -120,7 +122,16 @@ static epf_status run_meters(meter *meters, int32_t count, cli_rates *rates)
     return EPF_OK;
 }
 
-epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, cli_rates *rates)
+static size_t copy_size(double touched_bytes, int32_t num_threads)
+{
+    const double each = touched_bytes / 2 / num_threads;
+    return touched_bytes <= 0 || each > MAX_COPY_BYTES ? (size_t)MAX_COPY_BYTES
+           : each < MIN_COPY_BYTES                     ? (size_t)MIN_COPY_BYTES
+                                                       : (size_t)each;
+}
+
+epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, double touched_bytes,
+                             cli_rates *rates)
 {
     const size_t width = (size_t)epf_dtype_bytes(dtype);
     const int32_t count = num_threads < 1 ? 1 : num_threads > MAX_THREADS ? MAX_THREADS : num_threads;
@@ -145,6 +156,7 @@ epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, cli_rates *rate
     EPF_TRY_GOTO(epf_gemm_weight_create(&desc, &weight), out);
     for (int32_t i = 0; i < count; i++) {
         meters[i].weight = weight;
+        meters[i].copy_bytes = copy_size(touched_bytes, count);
         meters[i].a = data; /* its first 64 rows serve as A */
     }
     st = run_meters(meters, count, rates);

@@ -84,7 +84,7 @@ static epf_status apply(int option, const char *text, plan_options *o)
                       text);
         return EPF_OK;
     case OPT_LAYER:
-        return cli_parse_int("--layer", text, INT32_MIN, INT32_MAX, &o->layer);
+        return cli_parse_int("--layer", text, 0, INT32_MAX, &o->layer);
     case OPT_RANKS:
         EPF_TRY(cli_parse_int32("--ranks", text, 1, &o->num_ranks));
         EPF_CHECK_ARG(o->num_ranks <= EPF_COMM_MAX_RANKS, "--ranks: %d, must be 1..%d", o->num_ranks,
@@ -165,7 +165,7 @@ static epf_status make_plan(const plan_options *o, plan *p)
     if (o->measure) {
         p->has_machine = true;
         p->num_threads = cli_num_cpus();
-        EPF_TRY(cli_rates_measure(o->dtype, p->num_threads, &p->machine));
+        EPF_TRY(cli_rates_measure(o->dtype, p->num_threads, 0, &p->machine));
     }
     return EPF_OK;
 }

@@ -22,6 +22,7 @@
 
 enum {
     RUN_MAX_REPEAT = 10000,
+    RUN_AUTO_REPEAT = 10,
     RUN_CHUNK = 1024, /* elements converted at a time */
     RUN_PROFILE_BYTES = 160
 };
@@ -35,7 +36,7 @@ typedef struct run_options {
     int64_t layer;
     int32_t num_ranks; /* W; 0 with --join: the launcher's                     */
     int32_t mode;      /* epf_combine_mode                                     */
-    int32_t repeat;
+    int32_t repeat;    /* 0: RUN_AUTO_REPEAT where the first is short          */
     int32_t num_workers; /* per rank; 0: the rank's share of the cores           */
     int32_t dtype;       /* of tokens; 0: the checkpoint's                       */
     int64_t check_tokens; /* -1: as many as are cheap                             */
@@ -103,10 +104,11 @@ typedef struct run_result {
     int32_t num_rows; /* R                                                       */
     int32_t num_workers;
     int32_t node;
+    int32_t num_runs;  /* timed, of `times`                                       */
     int32_t is_steady; /* all repetitions gave the same bits                      */
     uint64_t symmetric_bytes;
     uint64_t load_ns;     /* reading and packing weights                             */
-    run_times *times;     /* [repeat]                                                */
+    run_times *times;     /* [num_runs]                                              */
     int32_t *expert_rows; /* [L]                                                     */
     int32_t *topk_idx;    /* [T_max, K]                                              */
     float *topk_weight;   /* [T_max, K]                                              */
@@ -158,6 +160,7 @@ typedef struct run_rank {
     run_result *result; /* ours, in the window */
     int64_t num_rows;   /* R */
     bool is_profiling;
+    bool has_output; /* of an earlier repetition: this one must give the same */
     run_end *end;
 } run_rank;
 
@@ -173,8 +176,8 @@ epf_status run_shared_gate(const epf_tensor_view *gate, const float *hidden, int
                            int32_t width, float *weights);
 epf_status run_step_router(run_rank *r);
 epf_status run_step_preprocess(run_rank *r);
-/* One repetition, timed; index is where its times go. */
-epf_status run_step(run_rank *r, int32_t index);
+/* One repetition, timed. */
+epf_status run_step(run_rank *r, run_times *times);
 
 /* A phase's profile: NAME_dispatch_group_gemm or NAME_group_gemm_combine. */
 void run_profile_name(const char *name, bool is_dispatch, char out[RUN_PROFILE_BYTES]);

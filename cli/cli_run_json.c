@@ -90,7 +90,8 @@ epf_status run_report_json(const run_report *report)
         "{s:o, s:I, s:i, s:s, s:s, s:s, s:i}", "input", cli_json_text(o->input), "tokens",
         (json_int_t)job->num_tokens, "ranks", job->num_ranks, "started", job->started, "dtype",
         epf_dtype_name(job->dtype), "mode",
-        o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter", "repeat", o->repeat);
+        o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter", "repeat",
+        report->ranks[0]->num_runs);
 
     return cli_json_print(json_pack(
         "{s:s, s:o, s:o, s:o, s:o, s:f, s:b, s:f, s:f, s:o, s:o, s:o, s:o}", "version",

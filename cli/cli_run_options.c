@@ -28,7 +28,8 @@ static const char usage[] =
     "  --check-tokens N    of so many tokens, evenly chosen (default: as many as are cheap; 0: all)\n"
     "  --expect FILE       compare with an array of the output's shape, too\n"
     "  --tolerance X       of --expect: largest ||output - expected|| / ||expected|| (default 0.01)\n"
-    "  --repeat N          timed runs, after one warm-up if N > 1; times are medians (default 1)\n"
+    "  --repeat N          timed runs, after one warm-up if N > 1; times are medians (default: 10 where\n"
+    "                      the first is short, else that one)\n"
     "  --profile NAME      record one more run: prof/mega/NAME_*.perfetto-trace\n"
     "  --workers N         threads of each rank (default: its share of the cores)\n"
     "  --capacity X        rows of the receive buffers: tokens x K x X (default 4; they grow)\n"
@@ -111,7 +112,7 @@ static epf_status apply_number(int option, const char *text, run_options *o)
     int64_t value = 0;
     switch (option) {
     case OPT_LAYER:
-        return cli_parse_int("--layer", text, INT32_MIN, INT32_MAX, &o->layer);
+        return cli_parse_int("--layer", text, 0, INT32_MAX, &o->layer);
     case OPT_RANKS:
         EPF_TRY(cli_parse_int("--ranks", text, 1, EPF_COMM_MAX_RANKS, &value));
         o->num_ranks = (int32_t)value;
@@ -178,8 +179,8 @@ static epf_status apply(int option, const char *text, run_options *o)
 static int check_complete(int argc, char **argv, run_options *o)
 {
     if (optind + 1 != argc) {
-        return cli_fail(CLI_USAGE, "run: %d folders of checkpoints given, must be one%s",
-                        argc - optind, argc > optind ? "" : "; see epfuse run --help");
+        return cli_fail(CLI_USAGE, "run: %d checkpoint folders given, must be one; see epfuse run --help",
+                        argc - optind);
     }
     o->checkpoint = argv[optind];
     if (o->layer == INT64_MIN || o->input == NULL) {
@@ -201,7 +202,6 @@ int run_options_parse(int argc, char **argv, run_options *o, bool *done)
 
     *o = (run_options){.layer = INT64_MIN,
                        .mode = EPF_COMBINE_FUSE_SCATTER,
-                       .repeat = 1,
                        .check_tokens = -1,
                        .capacity = 4,
                        .timeout_s = 100,

@@ -24,6 +24,13 @@ epf_tensor run_tensor(void *data, int32_t dtype, int32_t ndim, const int64_t sha
     return tensor;
 }
 
+#define SHORT_NS ((uint64_t)250000000u)
+
+static int32_t max_runs(const run_job *job)
+{
+    return job->options->repeat > 0 ? job->options->repeat : RUN_AUTO_REPEAT;
+}
+
 /* ---- the window of results ---- */
 
 static size_t aligned(size_t bytes)
@@ -38,7 +45,7 @@ static size_t lay_out(const run_job *job, uint8_t *base, run_result *part)
     const size_t slots = tokens * (size_t)job->config->routing.topk;
     const size_t bytes[] = {
         sizeof *part,
-        (size_t)job->options->repeat * sizeof *part->times,
+        (size_t)max_runs(job) * sizeof *part->times,
         (size_t)job->num_local * sizeof *part->expert_rows,
         slots * sizeof *part->topk_idx,
         slots * sizeof *part->topk_weight,
@@ -132,6 +139,19 @@ out:
     return st;
 }
 
+/* Finds NaN before any rank waits for another; only we know which file it came from. */
+static epf_status first_route(run_rank *r)
+{
+    char text[512];
+    const epf_status st = run_step_router(r);
+
+    if (st != EPF_E_FORMAT) {
+        return st;
+    }
+    (void)snprintf(text, sizeof text, "%s", epf_error_text());
+    return EPF_FAIL(st, "%s: %s", r->job->options->input, text);
+}
+
 static epf_status load(run_rank *r)
 {
     const uint64_t begin_ns = epf_now_ns();
@@ -143,7 +163,7 @@ static epf_status load(run_rank *r)
         EPF_TRY(run_shared_load(r));
     }
     r->result->load_ns = epf_now_ns() - begin_ns;
-    return run_step_router(r); /* finds NaN before any rank waits for another */
+    return first_route(r);
 }
 
 /* The rows are known after the first preprocess. */
@@ -190,20 +210,6 @@ static epf_status open_op(run_rank *r)
     return epf_op_symmetric_bytes(r->op, &r->result->symmetric_bytes);
 }
 
-static epf_status repeat(run_rank *r)
-{
-    const int32_t times = r->job->options->repeat;
-    const int32_t first = times > 1 ? -1 : 0; /* one warm-up, untimed */
-
-    for (int32_t i = first; i < times; i++) {
-        if (r->rank == 0) {
-            cli_progress("run %d of %d", i + 1, times);
-        }
-        EPF_TRY(run_step(r, i));
-    }
-    return r->job->options->profile != NULL ? run_step(r, times) : EPF_OK;
-}
-
 static void set_end(run_end *end, epf_status st)
 {
     const char *text = epf_error_text();
@@ -219,6 +225,47 @@ epf_status run_agree(run_rank *r, epf_status mine)
         r->end->is_own = true;
     }
     return epf_comm_agree(r->comm, mine);
+}
+
+/* Whether all ranks' first run was so short that more of them cost nothing. */
+static epf_status is_short(run_rank *r, bool *answer)
+{
+    const uint64_t took_ns = r->result->times[0].end_ns - r->result->times[0].begin_ns;
+    const int32_t num_ranks = r->comm->num_ranks;
+    uint64_t *const all = epf_alloc((size_t)num_ranks, sizeof *all);
+    epf_status st = EPF_OK;
+
+    EPF_TRY(run_agree(r, all != NULL ? EPF_OK : EPF_FAIL(EPF_E_NO_MEMORY, "%d times", num_ranks)));
+    st = epf_comm_all_gather(r->comm, &took_ns, all, sizeof took_ns);
+    *answer = true;
+    for (int32_t i = 0; i < num_ranks && st == EPF_OK; i++) {
+        *answer = *answer && all[i] < SHORT_NS;
+    }
+    epf_free(all);
+    return st;
+}
+
+static epf_status repeat(run_rank *r)
+{
+    const run_options *o = r->job->options;
+    int32_t times = max_runs(r->job);
+    run_times unused;
+
+    EPF_TRY(run_step(r, &r->result->times[0])); /* the warm-up, where more follow */
+    if (o->repeat == 0) {
+        bool go_on = false;
+        EPF_TRY(is_short(r, &go_on));
+        times = go_on ? times : 1;
+    }
+    for (int32_t i = 0; i < times && times > 1; i++) {
+        if (r->rank == 0) {
+            cli_progress("run %d of %d", i + 1, times);
+        }
+        EPF_TRY(run_step(r, &r->result->times[i]));
+    }
+    r->result->num_runs = times;
+    r->is_profiling = o->profile != NULL;
+    return r->is_profiling ? run_step(r, &unused) : EPF_OK;
 }
 
 static epf_status live(run_rank *r)

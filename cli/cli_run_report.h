@@ -30,6 +30,9 @@ typedef struct run_load {
 
 run_load run_load_of(const run_report *report);
 
+/* Measures the machine and fills rates, floors, limits, and what was sent. */
+epf_status run_find_floors(run_report *report);
+
 const char *run_phase_name(int phase);
 
 void run_report_table(const run_report *report);

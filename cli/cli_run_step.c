@@ -114,7 +114,7 @@ static epf_status combine(run_rank *r)
 }
 
 /* Widens the output, adds the shared experts, and notes whether an earlier run gave other bits. */
-static void keep_output(run_rank *r, bool is_first)
+static void keep_output(run_rank *r)
 {
     const int64_t hidden = r->job->config->hidden;
     const epf_dtype dtype = (epf_dtype)r->job->dtype;
@@ -132,20 +132,19 @@ static void keep_output(run_rank *r, bool is_first)
                 routed[i] += shared[i];
             }
         }
-        if (!is_first &&
+        if (r->has_output &&
             memcmp(r->result->output + at, routed, (size_t)count * sizeof routed[0]) != 0) {
             r->result->is_steady = 0;
         }
         memcpy(r->result->output + at, routed, (size_t)count * sizeof routed[0]);
     }
+    r->has_output = true;
 }
 
-epf_status run_step(run_rank *r, int32_t index)
+epf_status run_step(run_rank *r, run_times *times)
 {
-    const run_options *o = r->job->options;
     lap_clock clock = {0};
 
-    r->is_profiling = index == o->repeat;
     EPF_TRY(epf_comm_barrier(r->comm));
     clock.times.begin_ns = clock.last_ns = epf_now_ns();
     EPF_TRY(run_step_router(r));
@@ -161,9 +160,7 @@ epf_status run_step(run_rank *r, int32_t index)
         lap(&clock, RUN_SHARED);
     }
     clock.times.end_ns = clock.last_ns;
-    if (index >= 0 && !r->is_profiling) {
-        r->result->times[index] = clock.times;
-    }
-    keep_output(r, index < 0 || (index == 0 && o->repeat == 1));
+    *times = clock.times;
+    keep_output(r);
     return EPF_OK;
 }

@@ -60,15 +60,15 @@ static void print_ranks(const run_report *report)
                load.max_expert_rows * num_experts / (double)load.num_rows, load.max_expert_rows,
                load.num_idle_experts, job->config->routing.num_experts);
     }
-    printf("\n%5s ", "");
+    printf("\n");
     if (job->num_ranks > 1) {
         char bytes[CLI_NUMBER_BYTES];
         const double width = epf_dtype_bytes(job->dtype) * (double)job->config->hidden;
-        printf("%s of tokens cross between ranks, %.0f %% saved by sending each once per rank",
+        printf("      %s of tokens cross between ranks, %.0f %% saved by sending each once per rank\n",
                cli_bytes(report->sent * width, bytes),
                report->slots > 0 ? 100 * (1 - report->sent / report->slots) : 0);
     }
-    printf("\n\n");
+    printf("\n");
 }
 
 static void print_phase(const run_report *report, int phase)
@@ -89,7 +89,7 @@ static void print_phase(const run_report *report, int phase)
 
 static void print_times(const run_report *report)
 {
-    const int32_t repeat = report->job->options->repeat;
+    const int32_t repeat = report->ranks[0]->num_runs;
     char flop[CLI_NUMBER_BYTES], memory[CLI_NUMBER_BYTES];
 
     printf("%s%-19s %10s  %-*s %10s %10s%s\n", cli_bold(), "phase, slowest rank", "time",
@@ -109,7 +109,7 @@ static void print_times(const run_report *report)
         printf(", median of %d runs after a warm-up, %s", repeat,
                report->is_steady ? "all with the same bits" : "WITH DIFFERENT BITS");
     } else {
-        printf(", one run, the first (--repeat N for a median)");
+        printf(", of the first and only run");
     }
     printf("\n");
 }
@@ -123,13 +123,16 @@ static void print_check(const run_report *report)
 {
     const run_check *check = &report->check;
 
-    printf("check   routing of %" PRId64 " tokens: %" PRId64 " as in double precision, %" PRId64
-           " within rounding of a tie, %" PRId64 " wrong; weights within %.1e",
-           check->num_tokens, check->num_same, check->num_ties, check->num_misrouted,
-           check->max_weight_error);
+    printf("check   routing  %" PRId64 " of %" PRId64 " tokens as in double precision", check->num_same,
+           check->num_tokens);
+    if (check->num_ties + check->num_misrouted > 0) {
+        printf(", %" PRId64 " within rounding of a tie, %" PRId64 " wrong", check->num_ties,
+               check->num_misrouted);
+    }
+    printf("; weights within %.1e", check->max_weight_error);
     print_verdict(check->num_misrouted == 0 && check->max_weight_ratio <= 1);
-    printf("check   output: max error %.2e, relative %.2e; nearest to its bound: %.2e of %.2e (token %" PRId64
-           ", column %" PRId64 ")",
+    printf("check   output   max error %.2e, relative %.2e; nearest to a bound: %.2e of %.2e at [%" PRId64
+           ", %" PRId64 "]",
            check->max_error, check->relative_error, check->error_at_max, check->bound_at_max,
            check->worst_token, check->worst_column);
     print_verdict(check->max_ratio <= 1);
@@ -146,7 +149,7 @@ void run_report_table(const run_report *report)
         print_check(report);
     }
     if (o->expect != NULL) {
-        printf("expect  %s: max error %.2e, relative %.2e of %.2e", o->expect,
+        printf("expect  %s  max error %.2e, relative %.2e of %.2e", o->expect,
                report->expect_max_error, report->expect_relative, o->tolerance);
         print_verdict(report->expect_passed);
     }
