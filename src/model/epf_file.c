@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 
 enum {
     NAME_ATTEMPTS = 100,
+    MAX_TEMPORARY_NAME = 64,
     WRITE_MODE = 0666 /* less the umask */
 };
 
@@ -130,33 +132,50 @@ static epf_status open_named(epf_file_writer *w, size_t folder_length)
     return EPF_FAIL(EPF_E_FILE, "%s: cannot be written: %s", w->path, strerror(errno));
 }
 
-epf_status epf_file_writer_open(const char *path, epf_file_writer *writer)
+/* A nameless file vanishes with its process, even by SIGKILL; not every filesystem has them. */
+static epf_status open_temporary(epf_file_writer *w, bool nameless)
+{
+    const size_t folder_length = folder_length_of(w->target);
+    w->temporary = epf_alloc(folder_length + MAX_TEMPORARY_NAME, 1);
+    if (w->temporary == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for its name", w->path);
+    }
+    if (nameless) {
+        memcpy(w->temporary, folder_length == 0 ? "." : w->target,
+               folder_length == 0 ? 1 : folder_length);
+        w->fd = open(w->temporary, O_TMPFILE | O_WRONLY | O_CLOEXEC, WRITE_MODE);
+        if (w->fd >= 0) {
+            return EPF_OK;
+        }
+    }
+    memcpy(w->temporary, w->target, folder_length);
+    return open_named(w, folder_length);
+}
+
+static epf_status open_writer(const char *path, bool nameless, epf_file_writer *writer)
 {
     epf_file_writer w = {.path = path, .fd = -1};
     epf_status st;
-    size_t folder_length;
     memset(writer, 0, sizeof *writer);
     EPF_TRY(resolve_target(path, &w.target));
-    folder_length = folder_length_of(w.target);
-    w.temporary = epf_alloc(folder_length + 64, 1);
-    if (w.temporary == NULL) {
+    st = open_temporary(&w, nameless);
+    if (st != EPF_OK) {
+        epf_free(w.temporary);
         epf_free(w.target);
-        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for its name", path);
-    }
-    memcpy(w.temporary, folder_length == 0 ? "." : w.target,
-           folder_length == 0 ? 1 : folder_length);
-    /* A nameless file vanishes with its process, even by SIGKILL; not every filesystem has them. */
-    w.fd = open(w.temporary, O_TMPFILE | O_WRONLY | O_CLOEXEC, WRITE_MODE);
-    if (w.fd < 0) {
-        st = open_named(&w, folder_length);
-        if (st != EPF_OK) {
-            epf_free(w.temporary);
-            epf_free(w.target);
-            return st;
-        }
+        return st;
     }
     *writer = w;
     return EPF_OK;
+}
+
+epf_status epf_file_writer_open(const char *path, epf_file_writer *writer)
+{
+    return open_writer(path, true, writer);
+}
+
+epf_status epf_file_writer_open_named(const char *path, epf_file_writer *writer)
+{
+    return open_writer(path, false, writer);
 }
 
 epf_status epf_file_writer_write(epf_file_writer *writer, const void *bytes, uint64_t num_bytes)

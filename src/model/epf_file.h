@@ -30,6 +30,10 @@ typedef struct epf_file_writer {
 /* EPF_E_FILE: the folder cannot be written, or path is something other than a regular file. */
 epf_status epf_file_writer_open(const char *path, epf_file_writer *writer);
 
+/* The way taken where the filesystem has no nameless files: the data are under the temporary name
+ * from the start, and a SIGKILL leaves them there. */
+epf_status epf_file_writer_open_named(const char *path, epf_file_writer *writer);
+
 epf_status epf_file_writer_write(epf_file_writer *writer, const void *bytes, uint64_t num_bytes);
 
 /* Flushes to disk and renames; frees the writer, also on failure, when nothing is left behind. */

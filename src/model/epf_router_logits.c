@@ -70,18 +70,37 @@ static void logits_plain(const epf_logits_weight *weight, const float *const x[E
     logits_body(weight, x, logits);
 }
 
+/* AVX-512 comes after AVX2: no machine has it alone. */
+int epf_router_logits_num_versions(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) {
+        return __builtin_cpu_supports("avx512f") ? 3 : 2;
+    }
+#endif
+    return 1;
+}
+
+void epf_router_logits_version(int version, const epf_logits_weight *weight,
+                               const float *const x[EPF_LOGITS_TOKENS], double *logits)
+{
+    switch (version) {
+#if defined(__x86_64__)
+    case 2:
+        logits_avx512(weight, x, logits);
+        break;
+    case 1:
+        logits_avx2(weight, x, logits);
+        break;
+#endif
+    default:
+        logits_plain(weight, x, logits);
+        break;
+    }
+}
+
 void epf_router_logits(const epf_logits_weight *weight, const float *const x[EPF_LOGITS_TOKENS],
                        double *logits)
 {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) {
-        logits_avx512(weight, x, logits);
-        return;
-    }
-    if (__builtin_cpu_supports("avx2")) {
-        logits_avx2(weight, x, logits);
-        return;
-    }
-#endif
-    logits_plain(weight, x, logits);
+    epf_router_logits_version(epf_router_logits_num_versions() - 1, weight, x, logits);
 }

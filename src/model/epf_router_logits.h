@@ -30,4 +30,11 @@ typedef struct epf_logits_weight {
 void epf_router_logits(const epf_logits_weight *weight, const float *const x[EPF_LOGITS_TOKENS],
                        double *logits);
 
+/* How many versions this machine can run: 0 is plain C, each next one has wider vectors. */
+int epf_router_logits_num_versions(void);
+
+/* The same by version 0 .. number - 1; for the test that they agree to the bit. */
+void epf_router_logits_version(int version, const epf_logits_weight *weight,
+                               const float *const x[EPF_LOGITS_TOKENS], double *logits);
+
 #endif

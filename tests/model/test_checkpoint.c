@@ -288,6 +288,7 @@ static void test_sharded(void)
     bool has;
     write_sharded();
     checkpoint = open_folder();
+    CHECK(strcmp(epf_checkpoint_folder(checkpoint), kit_folder()) == 0, "folder");
     CHECK(epf_checkpoint_num_shards(checkpoint) == 3 &&
               epf_checkpoint_num_open_shards(checkpoint) == 0,
           "nothing is opened early");
@@ -436,6 +437,25 @@ static void test_hostile_index(void)
     refuse_index(text, "at byte 19 is empty or longer than 255 bytes");
 }
 
+/* 4096 shards are accepted, one more is not. */
+static void test_many_shards(void)
+{
+    const size_t size = 5000 * 32;
+    char *text = epf_test_alloc(size, 1);
+    char *at = text + sprintf(text, "{\"weight_map\":{\"t0\":\"s0\"");
+    int32_t num_shards = 0;
+    for (int i = 1; i < 4096; i++) {
+        at += sprintf(at, ",\"t%d\":\"s%d\"", i, i);
+    }
+    (void)strcpy(at, "}}");
+    CHECK_OK(epf_checkpoint_check_index("index", text, strlen(text), &num_shards));
+    CHECK(num_shards == 4096, "%d shards", num_shards);
+    (void)strcpy(at, ",\"x\":\"sx\"}}");
+    kit_expect("shards", epf_checkpoint_check_index("index", text, strlen(text), &num_shards),
+               EPF_E_FORMAT, "index: shard name 'sx' at byte 63335 is one too many");
+    free(text);
+}
+
 static void test_no_folder(void)
 {
     epf_checkpoint *checkpoint;
@@ -460,6 +480,7 @@ int main(void)
     test_pack_errors();
     test_bad_tensors();
     test_hostile_index();
+    test_many_shards();
     test_no_folder();
     return 0;
 }

@@ -4,8 +4,10 @@
  */
 #include "model/epf_npy.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "model/model_kit.h"
 
@@ -179,12 +181,31 @@ static void test_bad_views(void)
     CHECK(kit_count_files() == before, "a failed write left something");
 }
 
+/* The disk is full in the middle of the file. */
+static void test_full_disk(void)
+{
+    const struct rlimit small = {4096, RLIM_INFINITY};
+    static const float data[4000];
+    const int64_t many = 4000;
+    const epf_tensor_view view = epf_tensor_view_of("", EPF_FILE_F32, 1, &many, data);
+    const int before = kit_count_files();
+    struct rlimit old;
+    CHECK(signal(SIGXFSZ, SIG_IGN) != SIG_ERR && getrlimit(RLIMIT_FSIZE, &old) == 0 &&
+              setrlimit(RLIMIT_FSIZE, &small) == 0,
+          "setrlimit");
+    kit_expect("full disk", epf_npy_write(kit_path("z.npy"), &view), EPF_E_FILE,
+               "z.npy: cannot be written: File too large");
+    CHECK(setrlimit(RLIMIT_FSIZE, &old) == 0, "setrlimit");
+    CHECK(kit_count_files() == before, "a failed write left something");
+}
+
 int main(void)
 {
     test_hostile();
     test_accepted();
     test_round_trips();
     test_bad_views();
+    test_full_disk();
     epf_npy_close(NULL);
     return 0;
 }

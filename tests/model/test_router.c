@@ -229,38 +229,49 @@ static void fill_random(uint64_t seed, float *values, size_t count)
     }
 }
 
-/* The chain that epf_router_logits.h promises, in plain C, to the bit; odd sizes on purpose. */
+enum { LOGITS_HIDDEN = 150, LOGITS_PANELS = 2, LOGITS_WIDTH = LOGITS_PANELS * EPF_LOGITS_EXPERTS };
+
+/* The chain that epf_router_logits.h promises for one logit, in plain C. */
+static double expected_logit(const float *x, const float *column)
+{
+    double sum = 0.0;
+    for (int first = 0; first < LOGITS_HIDDEN; first += 64) {
+        volatile float part = 0.0f; /* volatile: no contraction, no wider register */
+        for (int h = first; h < LOGITS_HIDDEN && h < first + 64; h++) {
+            volatile float product = x[h] * column[h * EPF_LOGITS_EXPERTS];
+            part = part + product;
+        }
+        sum += (double)part;
+    }
+    return sum;
+}
+
+/* Every version that this machine can run, to the bit; sizes are odd on purpose. */
 static void test_logits(void)
 {
-    enum { H = 150, PANELS = 2, WIDTH = PANELS * EPF_LOGITS_EXPERTS };
-    static float panels[PANELS * H * EPF_LOGITS_EXPERTS];
-    static float x[EPF_LOGITS_TOKENS][H];
-    static double logits[EPF_LOGITS_TOKENS * WIDTH];
-    const epf_logits_weight weight = {panels, PANELS, H};
+    static float panels[LOGITS_PANELS * LOGITS_HIDDEN * EPF_LOGITS_EXPERTS];
+    static float x[EPF_LOGITS_TOKENS][LOGITS_HIDDEN];
+    static double logits[EPF_LOGITS_TOKENS * LOGITS_WIDTH];
+    const epf_logits_weight weight = {panels, LOGITS_PANELS, LOGITS_HIDDEN};
     const float *rows[EPF_LOGITS_TOKENS];
     fill_random(1, panels, sizeof panels / sizeof panels[0]);
     fill_random(2, x[0], sizeof x / sizeof x[0][0]);
     for (int t = 0; t < EPF_LOGITS_TOKENS; t++) {
         rows[t] = x[t];
     }
-    epf_router_logits(&weight, rows, logits);
-    for (int i = 0; i < EPF_LOGITS_TOKENS * WIDTH; i++) {
-        const int t = i / WIDTH;
-        const int e = i % WIDTH;
-        const float *column =
-            panels + e / EPF_LOGITS_EXPERTS * H * EPF_LOGITS_EXPERTS + e % EPF_LOGITS_EXPERTS;
-        double sum = 0.0;
-        for (int first = 0; first < H; first += 64) {
-            volatile float part = 0.0f; /* volatile: no contraction, no wider register */
-            for (int h = first; h < H && h < first + 64; h++) {
-                volatile float product = x[t][h] * column[h * EPF_LOGITS_EXPERTS];
-                part = part + product;
-            }
-            sum += (double)part;
+    for (int version = 0; version < epf_router_logits_num_versions(); version++) {
+        epf_router_logits_version(version, &weight, rows, logits);
+        for (int i = 0; i < EPF_LOGITS_TOKENS * LOGITS_WIDTH; i++) {
+            const int e = i % LOGITS_WIDTH;
+            const double want = expected_logit(
+                x[i / LOGITS_WIDTH],
+                panels + e / EPF_LOGITS_EXPERTS * LOGITS_HIDDEN * EPF_LOGITS_EXPERTS +
+                    e % EPF_LOGITS_EXPERTS);
+            CHECK(memcmp(&want, &logits[i], sizeof want) == 0,
+                  "version %d: logit %d: %.17g, not %.17g", version, i, logits[i], want);
         }
-        CHECK(memcmp(&sum, &logits[i], sizeof sum) == 0, "logit %d: %.17g, not %.17g", i, logits[i],
-              sum);
     }
+    printf("%d versions of the logits agree\n", epf_router_logits_num_versions());
 }
 
 /* All tokens at once and one by one give the same bits. */

@@ -121,6 +121,20 @@ static void test_every_dtype(void)
     epf_safetensors_close(file);
 }
 
+static void test_dtype_names(void)
+{
+    for (int i = 0; i < EPF_FILE_DTYPE_COUNT; i++) {
+        const char *name = epf_file_dtype_name((epf_file_dtype)i);
+        const epf_dtype dtype = epf_file_dtype_to_dtype((epf_file_dtype)i);
+        CHECK(epf_file_dtype_parse(name, strlen(name)) == (epf_file_dtype)i, "%s", name);
+        CHECK(dtype == 0 || epf_file_dtype_of(dtype) == (epf_file_dtype)i, "%s", name);
+    }
+    CHECK(strcmp(epf_file_dtype_name(EPF_FILE_DTYPE_COUNT), "?") == 0 &&
+              epf_file_dtype_bits(EPF_FILE_DTYPE_COUNT) == 0 &&
+              epf_file_dtype_of(EPF_DTYPE_U8) == EPF_FILE_DTYPE_COUNT,
+          "no type");
+}
+
 static void test_write_shapes(void)
 {
     static const float data[24] = {1.0f, -2.0f, 3.5f};
@@ -269,6 +283,7 @@ int main(void)
     test_order();
     test_empty_and_small();
     test_every_dtype();
+    test_dtype_names();
     test_write_shapes();
     test_bad_views();
     test_unreadable();
