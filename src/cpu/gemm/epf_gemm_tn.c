@@ -13,8 +13,7 @@
 
 enum {
     CHUNK_ROWS = 512,
-    ROW_MULTIPLE = 64,
-    TRANSPOSE = 16 /* side of the squares that a transposition moves: one cache line of fp32 */
+    ROW_MULTIPLE = 64
 };
 
 /* What one call works with. */
@@ -61,34 +60,91 @@ static void gather(const tn_job *job, void *to, const void *from, int64_t stride
            (size_t)((padded_rows - rows) * width * job->element));
 }
 
-#define DEFINE_TRANSPOSE(name, type)                                                              \
-    static void name(type *to, const type *from, int64_t rows, int64_t width)                     \
-    {                                                                                             \
-        for (int64_t r0 = 0; r0 < rows; r0 += TRANSPOSE) {                                        \
-            const int64_t r1 = epf_min64(r0 + TRANSPOSE, rows);                                   \
-            for (int64_t column = 0; column < width; column++) {                                  \
-                for (int64_t row = r0; row < r1; row++) {                                         \
-                    to[column * rows + row] = from[row * width + column];                         \
-                }                                                                                 \
-            }                                                                                     \
-        }                                                                                         \
-    }
-DEFINE_TRANSPOSE(transpose_32, uint32_t)
-DEFINE_TRANSPOSE(transpose_16, uint16_t)
+/* Shapes of a transposition: to[column * to_stride + row] = from[row * from_stride + column]. */
+typedef struct flip {
+    int64_t rows, width;
+    int64_t to_stride, from_stride;
+} flip;
 
-/* rows [row0, row0 + rows) of a, as [m, padded_rows] in SLOT_A. */
+typedef uint16_t half_vector __attribute__((vector_size(16)));
+typedef uint32_t word_vector __attribute__((vector_size(16)));
+
+/*
+ * A square of `side` vectors.  Interleaving row i with row i + side / 2, for all i, log2(side) times is a
+ * transposition.
+ */
+#define DEFINE_SQUARE(name, type, vector, side, rounds, low, high)                \
+    static inline void name(type *to, const type *from, const flip *f)            \
+    {                                                                             \
+        vector r[side];                                                           \
+        vector s[side];                                                           \
+        for (int i = 0; i < (side); i++) {                                        \
+            memcpy(&r[i], from + i * f->from_stride, sizeof r[i]);                \
+        }                                                                         \
+        for (int round = 0; round < (rounds); round++) {                          \
+            for (int i = 0; i < (side) / 2; i++) {                                \
+                s[2 * i] = low(r[i], r[i + (side) / 2]);                          \
+                s[2 * i + 1] = high(r[i], r[i + (side) / 2]);                     \
+            }                                                                     \
+            memcpy(r, s, sizeof r);                                               \
+        }                                                                         \
+        for (int i = 0; i < (side); i++) {                                        \
+            memcpy(to + i * f->to_stride, &r[i], sizeof r[i]);                    \
+        }                                                                         \
+    }
+
+#define LOW_16(x, y) __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH_16(x, y) __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15)
+#define LOW_32(x, y) __builtin_shufflevector(x, y, 0, 4, 1, 5)
+#define HIGH_32(x, y) __builtin_shufflevector(x, y, 2, 6, 3, 7)
+DEFINE_SQUARE(square_16, uint16_t, half_vector, 8, 3, LOW_16, HIGH_16)
+DEFINE_SQUARE(square_32, uint32_t, word_vector, 4, 2, LOW_32, HIGH_32)
+
+#define DEFINE_TRANSPOSE(name, type, square, side)                                      \
+    static void name(type *to, const type *from, const flip *f)                         \
+    {                                                                                   \
+        const int64_t rows = f->rows / (side) * (side);                                 \
+        const int64_t width = f->width / (side) * (side);                               \
+        for (int64_t column = 0; column < width; column += (side)) {                    \
+            for (int64_t row = 0; row < rows; row += (side)) {                          \
+                square(to + column * f->to_stride + row,                                \
+                       from + row * f->from_stride + column, f);                        \
+            }                                                                           \
+        }                                                                               \
+        for (int64_t column = 0; column < f->width; column++) {                         \
+            for (int64_t row = column < width ? rows : 0; row < f->rows; row++) {       \
+                to[column * f->to_stride + row] = from[row * f->from_stride + column];  \
+            }                                                                           \
+        }                                                                               \
+    }
+DEFINE_TRANSPOSE(transpose_16, uint16_t, square_16, 8)
+DEFINE_TRANSPOSE(transpose_32, uint32_t, square_32, 4)
+
+/* Rows [row0, row0 + rows) of a, as [m, padded_rows] in SLOT_A, zeros past `rows`. */
 static epf_status transpose_a(const tn_job *job, int64_t row0, const int64_t size[3], void **made)
 {
     const epf_gemm_tn_args *args = job->args;
-    const uint64_t bytes = (uint64_t)(size[1] * size[2] * job->element);
-    void *dense;
-    EPF_TRY(epf_gemm_scratch_get(job->scratch, EPF_GEMM_SLOT_SOURCE, bytes, &dense));
-    EPF_TRY(epf_gemm_scratch_get(job->scratch, EPF_GEMM_SLOT_A, bytes, made));
-    gather(job, dense, epf_gemm_at(args->a, args->dtype, row0 * args->lda), args->lda, size);
+    const int64_t row_bytes = size[1] * job->element;
+    const void *from = epf_gemm_at(args->a, args->dtype, row0 * args->lda);
+    flip f = {size[0], size[2], size[1], args->lda};
+    EPF_TRY(epf_gemm_scratch_get(job->scratch, EPF_GEMM_SLOT_A, (uint64_t)(size[2] * row_bytes), made));
+    if (job->compute != args->dtype) {
+        const int64_t unpadded[3] = {size[0], size[0], size[2]};
+        void *dense;
+        EPF_TRY(epf_gemm_scratch_get(job->scratch, EPF_GEMM_SLOT_SOURCE,
+                                     (uint64_t)(size[0] * size[2] * job->element), &dense));
+        gather(job, dense, from, args->lda, unpadded);
+        from = dense;
+        f.from_stride = size[2];
+    }
+    for (int64_t column = 0; column < size[2] && size[0] < size[1]; column++) {
+        memset((char *)*made + column * row_bytes + size[0] * job->element, 0,
+               (size_t)((size[1] - size[0]) * job->element));
+    }
     if (job->element == (int64_t)sizeof(uint32_t)) {
-        transpose_32(*made, dense, size[1], size[2]);
+        transpose_32(*made, from, &f);
     } else {
-        transpose_16(*made, dense, size[1], size[2]);
+        transpose_16(*made, from, &f);
     }
     return EPF_OK;
 }

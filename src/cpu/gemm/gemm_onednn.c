@@ -76,25 +76,20 @@ static epf_status packed_bytes(const epf_gemm_block *block, uint64_t *bytes)
     return EPF_OK;
 }
 
-static epf_status reorder(const onednn_matrix *from, const void *source, const onednn_matrix *to,
-                          void *packed)
+static epf_status run_reorder(dnnl_primitive_t primitive, const onednn_matrix *const matrix[2],
+                              const void *source, void *packed)
 {
     epf_status st = EPF_OK;
     const onednn_context *context = onednn_context_get();
-    dnnl_primitive_desc_t desc = NULL;
-    dnnl_primitive_t primitive = NULL;
+    const int role[2] = {DNNL_ARG_FROM, DNNL_ARG_TO};
+    void *data[2] = {(void *)(uintptr_t)source, packed};
     dnnl_memory_t memory[2] = {NULL, NULL};
     dnnl_exec_arg_t args[2];
-    ONEDNN_TRY_GOTO(dnnl_reorder_primitive_desc_create(&desc, ONEDNN_DESC(from), context->engine,
-                                                       ONEDNN_DESC(to), context->engine, NULL),
-                    done);
-    ONEDNN_TRY_GOTO(dnnl_primitive_create(&primitive, desc), done);
-    ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[0], ONEDNN_DESC(from), context->engine,
-                                       (void *)(uintptr_t)source),
-                    done);
-    ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[1], ONEDNN_DESC(to), context->engine, packed), done);
-    args[0] = (dnnl_exec_arg_t){DNNL_ARG_FROM, memory[0]};
-    args[1] = (dnnl_exec_arg_t){DNNL_ARG_TO, memory[1]};
+    for (int i = 0; i < 2; i++) {
+        ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[i], ONEDNN_DESC(matrix[i]), context->engine, data[i]),
+                        done);
+        args[i] = (dnnl_exec_arg_t){role[i], memory[i]};
+    }
     ONEDNN_TRY_GOTO(dnnl_primitive_execute(primitive, context->stream, 2, args), done);
 
 done:
@@ -103,34 +98,47 @@ done:
             (void)dnnl_memory_destroy(memory[i]);
         }
     }
+    return st;
+}
+
+/* From any strides, by a primitive for this once. */
+static epf_status pack_strided(const onednn_kernel *kernel, const epf_gemm_source *source, void *packed)
+{
+    epf_status st = EPF_OK;
+    const int64_t size[2] = {kernel->shape.k, kernel->shape.n};
+    const int64_t stride[2] = {source->reduce_last_dim ? 1 : source->row_stride,
+                               source->reduce_last_dim ? source->row_stride : 1};
+    dnnl_primitive_t primitive = NULL;
+    onednn_matrix from;
+    const onednn_matrix *const both[2] = {&from, &kernel->weights};
+    memset(&from, 0, sizeof from);
+    ONEDNN_TRY_GOTO(onednn_matrix_strided(&from, kernel->shape.dtype, size, stride), done);
+    EPF_TRY_GOTO(onednn_reorder_make(&from, &kernel->weights, &primitive), done);
+    st = run_reorder(primitive, both, source->data, packed);
+
+done:
     if (primitive != NULL) {
         (void)dnnl_primitive_destroy(primitive);
     }
-    if (desc != NULL) {
-        (void)dnnl_primitive_desc_destroy(desc);
-    }
+    onednn_matrix_destroy(&from);
     return st;
 }
 
 static epf_status pack(const epf_gemm_block *block, const epf_gemm_source *source, void *packed,
                        epf_gemm_scratch *scratch)
 {
-    epf_status st = EPF_OK;
+    epf_status st;
     const onednn_kernel *kernel;
-    const int64_t size[2] = {block->k, block->n};
-    const int64_t stride[2] = {source->reduce_last_dim ? 1 : source->row_stride,
-                               source->reduce_last_dim ? source->row_stride : 1};
-    onednn_matrix from;
     int saved;
     (void)scratch;
-    memset(&from, 0, sizeof from);
     EPF_TRY(onednn_kernel_of_block(block, &kernel));
     saved = onednn_scope_enter();
-    ONEDNN_TRY_GOTO(onednn_matrix_strided(&from, (int32_t)block->dtype, size, stride), done);
-    st = reorder(&from, source->data, &kernel->weights, packed);
-
-done:
-    onednn_matrix_destroy(&from);
+    if (!source->reduce_last_dim && source->row_stride == block->n) {
+        const onednn_matrix *const both[2] = {&kernel->source_kn, &kernel->weights};
+        st = run_reorder(kernel->pack_kn, both, source->data, packed);
+    } else {
+        st = pack_strided(kernel, source, packed);
+    }
     onednn_scope_leave(saved);
     onednn_kernel_release(kernel);
     return st;

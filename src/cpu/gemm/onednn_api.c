@@ -273,3 +273,20 @@ done:
     (void)dnnl_primitive_attr_destroy(attr);
     return st;
 }
+
+epf_status onednn_reorder_make(const onednn_matrix *from, const onednn_matrix *to,
+                               dnnl_primitive_t *made)
+{
+    epf_status st = EPF_OK;
+    dnnl_primitive_desc_t desc = NULL;
+    ONEDNN_TRY_GOTO(dnnl_reorder_primitive_desc_create(&desc, ONEDNN_DESC(from), context.engine,
+                                                       ONEDNN_DESC(to), context.engine, NULL),
+                    done);
+    ONEDNN_TRY_GOTO(dnnl_primitive_create(made, desc), done);
+
+done:
+    if (desc != NULL) {
+        (void)dnnl_primitive_desc_destroy(desc);
+    }
+    return st;
+}

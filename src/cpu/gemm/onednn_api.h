@@ -66,6 +66,9 @@ size_t onednn_matrix_bytes(const onednn_matrix *matrix);
 /* The primitive descriptor of a shape.  `weights` NULL: the library chooses b's layout. */
 epf_status onednn_matmul_desc(const onednn_shape *shape, const onednn_matrix *weights,
                               dnnl_primitive_desc_t *made);
+/* A primitive that copies `from` to `to`, which differ in layout. */
+epf_status onednn_reorder_make(const onednn_matrix *from, const onednn_matrix *to,
+                               dnnl_primitive_t *made);
 /* A copy of what the descriptor wants of an argument: dnnl_query_weights_md, ... */
 dnnl_status_t onednn_matrix_query(const_dnnl_primitive_desc_t desc, dnnl_query_t what,
                                   onednn_matrix *matrix);

@@ -63,6 +63,10 @@ static void kernel_destroy(onednn_kernel *kernel)
     if (kernel->primitive != NULL) {
         (void)dnnl_primitive_destroy(kernel->primitive);
     }
+    if (kernel->pack_kn != NULL) {
+        (void)dnnl_primitive_destroy(kernel->pack_kn);
+    }
+    onednn_matrix_destroy(&kernel->source_kn);
     onednn_matrix_destroy(&kernel->a);
     onednn_matrix_destroy(&kernel->weights);
     onednn_matrix_destroy(&kernel->c);
@@ -175,6 +179,22 @@ static epf_status make_layout(const onednn_shape *shape, onednn_kernel **made)
     return kernel_make_tried(shape, STRIP, NULL, NULL, made);
 }
 
+/* The gradient packs such a source for every chunk of rows: worth keeping.  Destroys kernel if it fails. */
+static epf_status make_pack_kn(onednn_kernel *kernel)
+{
+    epf_status st = EPF_OK;
+    const int64_t size[2] = {kernel->shape.k, kernel->shape.n};
+    const int64_t stride[2] = {kernel->shape.n, 1};
+    ONEDNN_TRY_GOTO(onednn_matrix_strided(&kernel->source_kn, kernel->shape.dtype, size, stride), done);
+    st = onednn_reorder_make(&kernel->source_kn, &kernel->weights, &kernel->pack_kn);
+
+done:
+    if (st != EPF_OK) {
+        kernel_destroy(kernel);
+    }
+    return st;
+}
+
 epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kernel **kernel)
 {
     /* m = 0 stands for the strip, whose length is not known before. */
@@ -189,6 +209,9 @@ epf_status onednn_kernel_of_block(const epf_gemm_block *block, const onednn_kern
     }
     saved = onednn_scope_enter();
     st = make_layout(&shape, &made);
+    if (st == EPF_OK) {
+        st = make_pack_kn(made);
+    }
     onednn_scope_leave(saved);
     EPF_TRY(st);
     *kernel = publish(made);

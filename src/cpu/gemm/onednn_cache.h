@@ -30,6 +30,8 @@ typedef struct onednn_kernel {
     onednn_matrix weights;
     onednn_matrix c;
     onednn_matrix scratchpad;
+    dnnl_primitive_t pack_kn; /* packs a dense [k, n] source; only in the kernel of a block */
+    onednn_matrix source_kn;
     uint64_t weights_bytes;
     uint64_t scratchpad_bytes;
     bool cached; /* false: onednn_kernel_release() destroys it */
