@@ -69,6 +69,9 @@ typedef struct bench_result {
 /* Runs the problem; errors are in epf_last_error(). */
 epf_status bench_measure(const bench_problem *problem, bench_result *result);
 
+/* Draws the profiled passes of the last measurement of this problem: unfused above fused. */
+epf_status bench_draw(const bench_problem *problem, const char *path);
+
 /* The ceilings alone. */
 epf_status bench_measure_ceiling(const bench_problem *problem, bench_ceiling *ceiling);
 

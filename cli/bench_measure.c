@@ -231,24 +231,33 @@ static epf_status run_combine(bench_rank *b, int32_t mode, bool is_profiled)
 }
 
 /* SwiGLU as a pass of its own over what GEMM 1 has written. */
-static epf_status run_swiglu(bench_rank *b)
+static epf_status run_swiglu(bench_rank *b, bool is_profiled)
 {
     const int64_t n = b->problem->columns;
     const int64_t half = b->problem->intermediate;
     const epf_dtype dtype = (epf_dtype)b->problem->dtype;
     const int64_t bytes = epf_dtype_bytes(dtype);
     const float *const weights = epf_unfused_recv_weights(b->op);
+    const epf_prof_config config = {b->rank, 1, 4};
+    epf_prof *prof = NULL;
+    epf_prof_record *rec;
+    epf_status st = EPF_OK;
     float *const work = epf_alloc((size_t)n, sizeof *work);
     if (work == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "bench: row");
     }
+    st = is_profiled ? epf_prof_create(&config, &prof) : EPF_OK;
+    rec = epf_prof_begin(epf_prof_worker(prof, 0), EPF_PROF_ACTIVATION, 0);
     for (int64_t row = 0; row < b->layout->num_rows; row++) {
         epf_convert_to_f32(work, (uint8_t *)b->raw.data + row * n * bytes, dtype, n);
         epf_swiglu(work, work + half, weights[row], half);
         epf_convert_from_f32((uint8_t *)b->hidden.data + row * half * bytes, work, dtype, half);
     }
+    epf_prof_end(rec);
+    st = st == EPF_OK && prof != NULL ? epf_prof_write(prof, NULL, "bench_swiglu") : st;
+    epf_prof_destroy(prof);
     epf_free(work);
-    return EPF_OK;
+    return st;
 }
 
 /* Where a sample of this iteration goes, or NULL. */
@@ -264,42 +273,46 @@ static epf_status unfused_pieces(bench_rank *b, int32_t i)
     const epf_rows y = epf_unfused_combine_rows(b->op);
     const epf_rows raw = {b->raw.data, p->columns};
     const epf_rows hidden = {b->hidden.data, p->intermediate};
-    TIMED(b, epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight),
+    TIMED(b, epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight, NULL),
           sample(b, BENCH_UNFUSED_DISPATCH, i));
     TIMED(b,
           epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1, recv,
-                           p->gated ? raw : hidden),
+                           p->gated ? raw : hidden, NULL),
           sample(b, BENCH_UNFUSED_GEMM1, i));
     if (p->gated) {
-        TIMED(b, run_swiglu(b), sample(b, BENCH_UNFUSED_SWIGLU, i));
+        TIMED(b, run_swiglu(b, false), sample(b, BENCH_UNFUSED_SWIGLU, i));
     }
-    TIMED(b, epf_unfused_gemm(b->op, b->layout, b->w2, hidden, y),
+    TIMED(b, epf_unfused_gemm(b->op, b->layout, b->w2, hidden, y, NULL),
           sample(b, BENCH_UNFUSED_GEMM2, i));
-    TIMED(b, epf_unfused_combine(b->op, b->layout, &b->output),
+    TIMED(b, epf_unfused_combine(b->op, b->layout, &b->output, NULL),
           sample(b, BENCH_UNFUSED_COMBINE, i));
     return EPF_OK;
 }
 
 /* A whole layer, no stops between its parts but their own. */
-static epf_status run_pass(bench_rank *b, int32_t pass)
+static epf_status run_pass(bench_rank *b, int32_t pass, bool is_profiled)
 {
     const bench_problem *const p = b->problem;
     const epf_rows raw = {b->raw.data, p->columns};
     const epf_rows hidden = {b->hidden.data, p->intermediate};
     EPF_TRY(run_preprocess(b));
     if (pass != PASS_UNFUSED) {
-        EPF_TRY(run_dispatch(b, false));
+        EPF_TRY(run_dispatch(b, is_profiled));
         return run_combine(b, pass == PASS_SERIAL ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER,
-                           false);
+                           is_profiled);
     }
-    EPF_TRY(epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight));
+    EPF_TRY(epf_unfused_dispatch(b->op, b->layout, &b->input, &b->weight,
+                                 is_profiled ? "bench_unfused_dispatch" : NULL));
     EPF_TRY(epf_unfused_gemm(b->op, b->layout, p->gated ? b->w1_plain : b->w1,
-                             epf_unfused_recv_rows(b->op), p->gated ? raw : hidden));
+                             epf_unfused_recv_rows(b->op), p->gated ? raw : hidden,
+                             is_profiled ? "bench_unfused_gemm1" : NULL));
     if (p->gated) {
-        EPF_TRY(run_swiglu(b));
+        EPF_TRY(run_swiglu(b, is_profiled));
     }
-    EPF_TRY(epf_unfused_gemm(b->op, b->layout, b->w2, hidden, epf_unfused_combine_rows(b->op)));
-    return epf_unfused_combine(b->op, b->layout, &b->output);
+    EPF_TRY(epf_unfused_gemm(b->op, b->layout, b->w2, hidden, epf_unfused_combine_rows(b->op),
+                             is_profiled ? "bench_unfused_gemm2" : NULL));
+    return epf_unfused_combine(b->op, b->layout, &b->output,
+                               is_profiled ? "bench_unfused_combine" : NULL);
 }
 
 static epf_status run_rank(bench_rank *b)
@@ -316,11 +329,11 @@ static epf_status run_rank(bench_rank *b)
         EPF_TRY(unfused_pieces(b, i));
         for (int32_t k = 0; k < NUM_PASSES; k++) {
             const int32_t pass = (k + i + WARMUP) % NUM_PASSES; /* turns: who goes first changes */
-            TIMED(b, run_pass(b, pass), i >= 0 ? &b->pass_us[pass][i] : NULL);
+            TIMED(b, run_pass(b, pass, false), i >= 0 ? &b->pass_us[pass][i] : NULL);
         }
     }
-    EPF_TRY(run_dispatch(b, true));
-    return run_combine(b, EPF_COMBINE_FUSE_SCATTER, true);
+    EPF_TRY(run_pass(b, PASS_UNFUSED, true));
+    return run_pass(b, PASS_FUSED, true);
 }
 
 static void *rank_main(void *argument)

@@ -24,6 +24,7 @@
 typedef struct bench_options {
     const char *preset;    /* NULL: all */
     const char *json_path; /* appended to; NULL: none */
+    const char *svg_path;  /* NULL: none */
     const char *routing;
     int32_t num_ranks;
     int32_t num_tokens;
@@ -39,7 +40,7 @@ static const char help[] =
     "usage: epfuse bench [--preset NAME] [--ranks W] [--tokens T] [--experts E] [--workers N]\n"
     "                    [--routing uniform|zipf] [--dtype bf16|fp16|fp32] [--repeat N] [--seed "
     "N]\n"
-    "                    [--memory GIB] [--json FILE]\n\n"
+    "                    [--memory GIB] [--json FILE] [--svg FILE]\n\n"
     "Times the fused operations and, taking turns, the same kernels one phase after another, with "
     "random\n"
     "normal data.  H, N and top-k are the preset's; experts are cut to what fits in --memory "
@@ -48,23 +49,18 @@ static const char help[] =
     "rank's, the\n"
     "median over --repeat (default 20).  Ceilings are measured in the same run, all threads at "
     "once.\n"
-    "--json appends one line per operation.\n";
+    "--json appends one line per operation, --svg draws the unfused pass above the fused one.\n";
 
 static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
 {
-    static const struct option options[] = {{"preset", required_argument, NULL, 'p'},
-                                            {"ranks", required_argument, NULL, 'r'},
-                                            {"tokens", required_argument, NULL, 't'},
-                                            {"experts", required_argument, NULL, 'e'},
-                                            {"workers", required_argument, NULL, 'w'},
-                                            {"routing", required_argument, NULL, 'o'},
-                                            {"dtype", required_argument, NULL, 'd'},
-                                            {"repeat", required_argument, NULL, 'n'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"memory", required_argument, NULL, 'm'},
-                                            {"json", required_argument, NULL, 'j'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"preset", required_argument, NULL, 'p'},  {"ranks", required_argument, NULL, 'r'},
+        {"tokens", required_argument, NULL, 't'},  {"experts", required_argument, NULL, 'e'},
+        {"workers", required_argument, NULL, 'w'}, {"routing", required_argument, NULL, 'o'},
+        {"dtype", required_argument, NULL, 'd'},   {"repeat", required_argument, NULL, 'n'},
+        {"seed", required_argument, NULL, 's'},    {"memory", required_argument, NULL, 'm'},
+        {"json", required_argument, NULL, 'j'},    {"svg", required_argument, NULL, 'g'},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     for (;;) {
         const int c = cli_next_option(argc, argv, options);
         switch (c) {
@@ -104,6 +100,9 @@ static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
             break;
         case 'j':
             o->json_path = optarg;
+            break;
+        case 'g':
+            o->svg_path = optarg;
             break;
         case 'h':
             *is_help = true;
@@ -338,12 +337,13 @@ static epf_status run_preset(const bench_options *o, const epf_preset *preset)
     EPF_TRY(bench_measure(&p, &result));
     cli_progress(NULL);
     print_result(&p, &result);
+    EPF_TRY(o->svg_path != NULL ? bench_draw(&p, o->svg_path) : EPF_OK);
     return o->json_path != NULL ? write_lines(o->json_path, &p, &result) : EPF_OK;
 }
 
 int cli_bench(int argc, char **argv)
 {
-    bench_options o = {NULL, NULL, "uniform", 0, 256, 0, 1, 20, EPF_DTYPE_BF16, 3.0, 0};
+    bench_options o = {NULL, NULL, NULL, "uniform", 0, 256, 0, 1, 20, EPF_DTYPE_BF16, 3.0, 0};
     cpu_set_t allowed;
     bool is_help = false;
     epf_status st;

@@ -18,15 +18,16 @@ static void fill(epf_op *op, const epf_layout *layout, const epf_weight *weight,
     epf_phase_fill(layout, weight, &knobs, call);
 }
 
-static epf_status run(epf_op *op, const epf_call *call)
+static epf_status run(epf_op *op, const epf_call *call, const char *profile)
 {
     epf_gemm_knobs knobs;
     memset(&knobs, 0, sizeof knobs);
+    knobs.profile_file_name = profile;
     return epf_phase_run(op, call, &knobs);
 }
 
 epf_status epf_unfused_dispatch(epf_op *op, epf_layout *layout, const epf_tensor *input,
-                                const epf_tensor *weight)
+                                const epf_tensor *weight, const char *profile)
 {
     epf_call call;
     EPF_TRY(epf_layout_tile(layout, EPF_AUTO));
@@ -37,7 +38,7 @@ epf_status epf_unfused_dispatch(epf_op *op, epf_layout *layout, const epf_tensor
     call.phase.tiles.num_n_tiles = 0; /* no GEMM task */
     call.input = epf_rows_of(input);
     call.weight = epf_rows_of(weight);
-    EPF_TRY(run(op, &call));
+    EPF_TRY(run(op, &call, profile));
     return epf_op_barrier(op);
 }
 
@@ -61,22 +62,23 @@ epf_rows epf_unfused_combine_rows(const epf_op *op)
 }
 
 epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *weight,
-                            epf_rows input, epf_rows output)
+                            epf_rows input, epf_rows output, const char *profile)
 {
     epf_call call;
     EPF_TRY(epf_op_next_epoch(op)); /* on all ranks, though they do not talk */
     fill(op, layout, weight, EPF_PHASE_GEMM, &call);
     call.gemm_input = input;
     call.gemm_output = output;
-    return run(op, &call);
+    return run(op, &call, profile);
 }
 
-epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor *output)
+epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor *output,
+                               const char *profile)
 {
     epf_call call;
     EPF_TRY(epf_op_next_epoch(op));
     fill(op, layout, NULL, EPF_PHASE_COMBINE_SERIAL, &call);
     call.phase.tiles.num_n_tiles = 0; /* no GEMM task: worker 0 signals the barrier at once */
     call.combine_output = epf_rows_of(output);
-    return run(op, &call);
+    return run(op, &call, profile);
 }

@@ -3,7 +3,8 @@
  *
  *     dispatch | barrier | GEMM 1 | SwiGLU | GEMM 2 | barrier | pull and sum
  *
- * Each function is collective and returns when this rank's part is done.  The bench times them beside the
+ * Each function is collective and returns when this rank's part is done; with `profile` it also leaves a
+ * trace of that name, as the fused operations do.  The bench times them beside the
  * fused operations; results are the fused ones' to the bit, but for SwiGLU, which here reads what GEMM 1
  * has rounded.
  */
@@ -15,7 +16,7 @@
 
 /* Sends and expands the tokens into the window's receive rows; ends with a barrier over all ranks. */
 epf_status epf_unfused_dispatch(epf_op *op, epf_layout *layout, const epf_tensor *input,
-                                const epf_tensor *weight);
+                                const epf_tensor *weight, const char *profile);
 
 /* The receive rows of the layout, as dispatch left them, and their routing weights. */
 epf_rows epf_unfused_recv_rows(const epf_op *op);
@@ -26,9 +27,10 @@ epf_rows epf_unfused_combine_rows(const epf_op *op);
 
 /* output[r, :] = input[r, :] x weight[expert(r)]; this rank alone. */
 epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *weight,
-                            epf_rows input, epf_rows output);
+                            epf_rows input, epf_rows output, const char *profile);
 
 /* A barrier over all ranks, then the sum of each token's rows. */
-epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor *output);
+epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor *output,
+                               const char *profile);
 
 #endif
