@@ -159,7 +159,8 @@ static epf_status take_frame(struct run *run, int32_t r, const epf_frame *frame,
         memcpy((uint8_t *)x->recv + (size_t)r * x->bytes + frame->offset, run->comm->payload,
                frame->payload_bytes);
     }
-    if (frame->has_fd != 0) {
+    /* Only who makes a window closes what came; in any other collective nobody would. */
+    if (frame->has_fd != 0 && x->collective == EPF_COLLECTIVE_WINDOW) {
         peer->fd = *fd;
         peer->fd_lost = *fd < 0;
         *fd = -1;
