@@ -386,7 +386,8 @@ typedef struct epf_dispatch_group_gemm_args {
     epf_layout *layout;               /* of preprocess                                               */
     epf_tensor input;                 /* [T, H] token type; not looked at if with_cpy_flag is false  */
     epf_tensor exp_indices;           /* [T, K] int32, optional: must equal the layout's             */
-    epf_tensor weight;                /* [T, K] weight type, optional: routing weights to send along */
+    epf_tensor weight;                /* [T, K] weight type, optional: routing weights to send along;
+                                         on all ranks that have tokens, or on none                   */
     epf_tensor gemm_weight;           /* [L, N, H] or [L, H, N] token type: packed on every call ... */
     const epf_weight *packed_weight;  /* ... or this, packed once: exactly one of the two            */
     epf_tile_tables tiles;            /* optional                                                    */
@@ -469,7 +470,8 @@ typedef struct epf_group_gemm_combine_args {
     int32_t gemm_block_size_k;        /* EPF_AUTO: as in dispatch                                    */
     int32_t gemm_group_size_m;        /* default 3                                                   */
     int32_t gemm_num_stages;          /* EPF_AUTO or 1                                               */
-    epf_tensor gate_input;            /* [>= R] weight type, optional: a value per row ...           */
+    epf_tensor gate_input;            /* [>= R] weight type, optional: a value per row ...; on all
+                                         ranks that have rows, or on none                            */
     bool cp_flag;                     /* default true; false: gates already are in the gate buffer   */
     epf_tensor output_gate;           /* [T, K] weight type, out: ... brought back to its slot; required
                                          with gate_input or cp_flag = false                          */
