@@ -109,7 +109,7 @@ static epf_status shard_of(index_reader *r, epf_json_span value, uint32_t *numbe
     if (c->num_shards == MAX_SHARDS) {
         return shard_error(r, value, "is one too many: at most 4096 shards");
     }
-    (void)snprintf(c->shards[c->num_shards].name, sizeof c->shards[0].name, "%s", r->text);
+    memcpy(c->shards[c->num_shards].name, r->text, strlen(r->text) + 1);
     *number = r->last = (uint32_t)c->num_shards++;
     return EPF_OK;
 }

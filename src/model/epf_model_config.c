@@ -170,7 +170,7 @@ static epf_status read_num_experts(const reader *r, const family *f, int32_t *ou
     *out = f->num_experts;
     for (int i = 0; i < 3 && f->expert_keys[i] != NULL; i++) {
         const int_field field = {f->expert_keys[i], REQUIRED, 1, MAX_EXPERTS};
-        int32_t number;
+        int32_t number = 0;
         if (get(r, field.key) == NULL) {
             continue;
         }
@@ -273,7 +273,7 @@ static epf_status read_deepseek_v2(const reader *r, epf_model_config *config)
 {
     const char *method = json_string_value(get(r, "topk_method"));
     epf_routing *routing = &config->routing;
-    bool normalise;
+    bool normalise = false;
     EPF_TRY(read_deepseek(r, 0, config));
     EPF_TRY(read_shared_experts(r, 2, config));
     EPF_TRY(check_word(r, "scoring_func", "softmax", "softmax"));
