@@ -300,7 +300,7 @@ static epf_status run_block(const epf_router *router, const epf_router_args *arg
 
 epf_status epf_router_run(const epf_router *router, const epf_router_args *args)
 {
-    scratch s = {NULL};
+    scratch s = {.score = NULL};
     token_out out;
     epf_status st = EPF_OK;
     EPF_CHECK_ARG(router != NULL && args != NULL && args->num_tokens >= 0 &&
@@ -332,7 +332,7 @@ static void logits_f64(const epf_router *router, const float *x, double *logits)
 
 epf_status epf_router_run_f64(const epf_router *router, const epf_router_f64_args *args)
 {
-    scratch s = {NULL};
+    scratch s = {.score = NULL};
     token_out out;
     epf_status st = EPF_OK;
     EPF_CHECK_ARG(router != NULL && args != NULL && args->num_tokens >= 0 &&
