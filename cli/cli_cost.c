@@ -33,7 +33,8 @@ cli_cost cli_cost_dispatch(const cli_shape *s, const cli_work *w)
     const double bytes = epf_dtype_bytes(s->dtype);
     const double h = (double)s->hidden, n = (double)s->gemm1_columns, i = (double)s->intermediate;
     return (cli_cost){.flop = 2 * w->rows * n * h,
-                      .memory_bytes = bytes * (w->experts * n * h + w->tokens * h + w->rows * (h + i)),
+                      .memory_bytes =
+                          bytes * (w->experts * n * h + w->tokens * h + w->rows * (h + i)),
                       .link_bytes = bytes * w->sent * h};
 }
 
@@ -42,16 +43,16 @@ cli_cost cli_cost_combine(const cli_shape *s, const cli_work *w)
     const double bytes = epf_dtype_bytes(s->dtype);
     const double h = (double)s->hidden, i = (double)s->intermediate;
     return (cli_cost){.flop = 2 * w->rows * i * h,
-                      .memory_bytes = bytes * (w->experts * i * h + w->rows * (i + h) + w->tokens * h),
+                      .memory_bytes =
+                          bytes * (w->experts * i * h + w->rows * (i + h) + w->tokens * h),
                       .link_bytes = bytes * w->slots * h};
 }
 
 double cli_floor(const cli_cost *cost, const cli_rates *rates, const char **limit)
 {
-    const double seconds[] = {cost->flop / rates->flop_per_s,
-                              cost->memory_bytes / rates->memory_bytes_per_s,
-                              rates->link_bytes_per_s > 0 ? cost->link_bytes / rates->link_bytes_per_s
-                                                          : 0};
+    const double seconds[] = {
+        cost->flop / rates->flop_per_s, cost->memory_bytes / rates->memory_bytes_per_s,
+        rates->link_bytes_per_s > 0 ? cost->link_bytes / rates->link_bytes_per_s : 0};
     static const char *const names[] = {"FLOP", "memory", "links"};
     int most = 0;
 

@@ -23,11 +23,11 @@ typedef struct cli_shape {
 
 /* One rank's part of a call; expected values where routing is not known. */
 typedef struct cli_work {
-    double tokens;   /* T                                                 */
-    double rows;     /* R                                                 */
-    double experts;  /* local ones with rows: whose weights are read      */
-    double sent;     /* tokens sent to other ranks, once per rank         */
-    double slots;    /* (token, k) whose expert is on another rank        */
+    double tokens;  /* T                                                 */
+    double rows;    /* R                                                 */
+    double experts; /* local ones with rows: whose weights are read      */
+    double sent;    /* tokens sent to other ranks, once per rank         */
+    double slots;   /* (token, k) whose expert is on another rank        */
 } cli_work;
 
 typedef struct cli_cost {

@@ -95,9 +95,9 @@ typedef struct machine {
 
 /* Those that the tile products make a difference of, as the kernel spells them. */
 static const char *const told_features[] = {
-    "avx",      "avx2",     "fma",      "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd",    "asimdhp",  "sve",
-    "bf16",     "i8mm",
+    "avx",         "avx2",        "fma",         "avx512f",  "avx512bw", "avx512vl",
+    "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd",
+    "asimdhp",     "sve",         "bf16",        "i8mm",
 };
 
 static void pick_features(char *flags, char *text, size_t bytes)
@@ -236,11 +236,12 @@ static json_t *providers_json(void)
 static void print_info(const machine *m)
 {
     printf("%sepfuse %s%s\n", cli_bold(), epf_version(), cli_plain());
-    printf("backends\n  cpu   ok     W ranks as threads or processes\n  cuda  no     %s\n", m->cuda);
+    printf("backends\n  cpu   ok     W ranks as threads or processes\n  cuda  no     %s\n",
+           m->cuda);
     print_providers();
     printf("machine\n  cpu       %s\n  features  %s\n", m->cpu, m->features);
-    printf("  allowed   %d CPUs, %d cores, %d NUMA node%s\n", m->num_cpus, m->num_cores, m->num_nodes,
-           m->num_nodes == 1 ? "" : "s");
+    printf("  allowed   %d CPUs, %d cores, %d NUMA node%s\n", m->num_cpus, m->num_cores,
+           m->num_nodes, m->num_nodes == 1 ? "" : "s");
     printf("launcher\n  %s\nenvironment\n", m->launcher);
     print_environment();
 }
@@ -250,11 +251,11 @@ static json_t *info_json(const machine *m)
     json_t *cpu = json_pack("{s:o, s:s, s:i, s:i, s:i}", "name", cli_json_text(m->cpu), "features",
                             m->features, "cpus", m->num_cpus, "cores", m->num_cores, "numa_nodes",
                             m->num_nodes);
-    json_t *backends = json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1,
-                                 "text", "W ranks as threads or processes", "name", "cuda", "usable",
-                                 0, "text", m->cuda);
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "version", epf_version(), "backends", backends,
-                     "tile_products", providers_json(), "machine", cpu, "launcher",
+    json_t *backends =
+        json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "text",
+                  "W ranks as threads or processes", "name", "cuda", "usable", 0, "text", m->cuda);
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "version", epf_version(), "backends",
+                     backends, "tile_products", providers_json(), "machine", cpu, "launcher",
                      cli_json_text(m->launcher), "environment", environment_json());
 }
 

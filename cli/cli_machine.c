@@ -40,8 +40,7 @@ int32_t cli_num_cpus(void)
 
 static epf_status multiply(meter *m, epf_gemm_scratch *scratch, float *c)
 {
-    const epf_gemm_tile_args args = {
-        .m = TILE_M, .a = m->a, .lda = TILE_K, .c = c, .ldc = TILE_N};
+    const epf_gemm_tile_args args = {.m = TILE_M, .a = m->a, .lda = TILE_K, .c = c, .ldc = TILE_N};
 
     EPF_TRY(epf_gemm_tile(m->weight, &args, scratch)); /* warm */
     for (int i = 0; i < NUM_WINDOWS; i++) {
@@ -134,7 +133,9 @@ epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, double touched_
                              cli_rates *rates)
 {
     const size_t width = (size_t)epf_dtype_bytes(dtype);
-    const int32_t count = num_threads < 1 ? 1 : num_threads > MAX_THREADS ? MAX_THREADS : num_threads;
+    const int32_t count = num_threads < 1             ? 1
+                          : num_threads > MAX_THREADS ? MAX_THREADS
+                                                      : num_threads;
     meter *const meters = epf_alloc((size_t)count, sizeof *meters);
     void *const data = epf_alloc((size_t)TILE_N * TILE_K, width);
     epf_gemm_weight *weight = NULL;

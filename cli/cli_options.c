@@ -24,7 +24,8 @@ int cli_next_option(int argc, char **argv, const struct option *options)
         return '?';
     }
     if (found == '?') {
-        (void)cli_fail(CLI_USAGE, "%s: \"%.60s\" is no option, or takes no value; see epfuse %s --help",
+        (void)cli_fail(CLI_USAGE,
+                       "%s: \"%.60s\" is no option, or takes no value; see epfuse %s --help",
                        argv[0], argv[optind > current ? optind - 1 : current], argv[0]);
     }
     return found;

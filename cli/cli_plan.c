@@ -87,8 +87,8 @@ static epf_status apply(int option, const char *text, plan_options *o)
         return cli_parse_int("--layer", text, 0, INT32_MAX, &o->layer);
     case OPT_RANKS:
         EPF_TRY(cli_parse_int32("--ranks", text, 1, &o->num_ranks));
-        EPF_CHECK_ARG(o->num_ranks <= EPF_COMM_MAX_RANKS, "--ranks: %d, must be 1..%d", o->num_ranks,
-                      (int)EPF_COMM_MAX_RANKS);
+        EPF_CHECK_ARG(o->num_ranks <= EPF_COMM_MAX_RANKS, "--ranks: %d, must be 1..%d",
+                      o->num_ranks, (int)EPF_COMM_MAX_RANKS);
         return EPF_OK;
     case OPT_TOKENS:
         return cli_parse_int32("--tokens", text, 1, &o->tokens);

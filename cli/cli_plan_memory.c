@@ -53,8 +53,8 @@ static void destroy(epf_comm *comm)
     (void)comm;
 }
 
-static const epf_comm_ops echo_ops = {"echo", echo, refuse_window, destroy_window, peer_alive,
-                                      find_dead, reset, destroy};
+static const epf_comm_ops echo_ops = {"echo",     echo,      refuse_window, destroy_window,
+                                      peer_alive, find_dead, reset,         destroy};
 
 static epf_status ask(plan *p, epf_group *group)
 {
@@ -74,7 +74,8 @@ static epf_status ask(plan *p, epf_group *group)
     config.num_workers = 1;
     EPF_TRY(epf_op_create(group, &config, &op));
     EPF_TRY_GOTO(epf_op_symmetric_bytes(op, &p->symmetric_bytes), out);
-    EPF_TRY_GOTO(epf_op_symmetric_breakdown(op, p->buffers, PLAN_MAX_BUFFERS, &p->num_buffers), out);
+    EPF_TRY_GOTO(epf_op_symmetric_breakdown(op, p->buffers, PLAN_MAX_BUFFERS, &p->num_buffers),
+                 out);
     p->num_buffers = p->num_buffers < PLAN_MAX_BUFFERS ? p->num_buffers : PLAN_MAX_BUFFERS;
 out:
     epf_op_destroy(op);
@@ -84,8 +85,8 @@ out:
 epf_status plan_memory(plan *p)
 {
     const int32_t num_ranks = p->shape.num_ranks;
-    epf_comm comm = {.ops = &echo_ops, .num_ranks = num_ranks, .node = -1,
-                     .timeout_ns = EPF_COMM_TIMEOUT_NS};
+    epf_comm comm = {
+        .ops = &echo_ops, .num_ranks = num_ranks, .node = -1, .timeout_ns = EPF_COMM_TIMEOUT_NS};
     epf_group *group = NULL;
     epf_status st;
 

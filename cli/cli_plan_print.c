@@ -69,12 +69,13 @@ static void print_floors(const plan *p)
         f = plan_floor_here(p);
         print_floor("all ranks on this machine", &f);
     }
-    printf("\nrates: datasheet %.0f TFLOP/s bf16, %.2f TB/s memory, %.0f GB/s links; sustained %.0f, "
-           "%.2f, %.0f",
-           cli_rates_h100_spec.flop_per_s / 1e12, cli_rates_h100_spec.memory_bytes_per_s / 1e12,
-           cli_rates_h100_spec.link_bytes_per_s / 1e9, cli_rates_h100_sustained.flop_per_s / 1e12,
-           cli_rates_h100_sustained.memory_bytes_per_s / 1e12,
-           cli_rates_h100_sustained.link_bytes_per_s / 1e9);
+    printf(
+        "\nrates: datasheet %.0f TFLOP/s bf16, %.2f TB/s memory, %.0f GB/s links; sustained %.0f, "
+        "%.2f, %.0f",
+        cli_rates_h100_spec.flop_per_s / 1e12, cli_rates_h100_spec.memory_bytes_per_s / 1e12,
+        cli_rates_h100_spec.link_bytes_per_s / 1e9, cli_rates_h100_sustained.flop_per_s / 1e12,
+        cli_rates_h100_sustained.memory_bytes_per_s / 1e12,
+        cli_rates_h100_sustained.link_bytes_per_s / 1e9);
     if (p->has_machine) {
         char flop[CLI_NUMBER_BYTES], memory[CLI_NUMBER_BYTES];
         printf("; here %s, %s with %d threads", cli_si(p->machine.flop_per_s, "FLOP/s", flop),
@@ -92,9 +93,10 @@ void plan_print_table(const plan *p)
     printf("H %lld, GEMM 1 writes %lld columns, GEMM 2 reads %lld, E %d, K %d, %s\n",
            (long long)s->hidden, (long long)s->gemm1_columns, (long long)s->intermediate,
            s->num_experts, s->topk, epf_dtype_name(s->dtype));
-    printf("%d rank%s of %d tokens, uniform routing: %.0f rows, %.1f of %d experts used on each\n\n",
-           s->num_ranks, s->num_ranks == 1 ? "" : "s", p->tokens, p->work.rows, p->work.experts,
-           s->num_experts / s->num_ranks);
+    printf(
+        "%d rank%s of %d tokens, uniform routing: %.0f rows, %.1f of %d experts used on each\n\n",
+        s->num_ranks, s->num_ranks == 1 ? "" : "s", p->tokens, p->work.rows, p->work.experts,
+        s->num_experts / s->num_ranks);
     print_memory(p);
     printf("%s%-34s %18s %18s %12s%s\n", cli_bold(), "each rank", "dispatch + GEMM 1",
            "GEMM 2 + combine", "both", cli_plain());
@@ -129,9 +131,9 @@ static json_t *floors_json(const plan *p)
     const plan_floor spec = plan_floor_of(p, &cli_rates_h100_spec);
     const plan_floor sustained = plan_floor_of(p, &cli_rates_h100_sustained);
     const plan_floor turns = plan_floor_in_turns(p, &cli_rates_h100_sustained);
-    json_t *floors = json_pack("{s:o, s:o, s:o}", "h100_datasheet", floor_json(&spec),
-                               "h100_sustained", floor_json(&sustained), "h100_in_turns",
-                               floor_json(&turns));
+    json_t *floors =
+        json_pack("{s:o, s:o, s:o}", "h100_datasheet", floor_json(&spec), "h100_sustained",
+                  floor_json(&sustained), "h100_in_turns", floor_json(&turns));
     if (p->has_machine) {
         const plan_floor here = plan_floor_here(p);
         (void)json_object_set_new(floors, "this_machine", floor_json(&here));
@@ -145,8 +147,8 @@ static json_t *memory_json(const plan *p)
     for (int32_t i = 0; i < p->num_buffers; i++) {
         const epf_buffer_info *b = &p->buffers[i];
         (void)json_array_append_new(
-            buffers, json_pack("{s:s, s:i, s:I, s:I}", "name", b->name, "set", b->buffer_set, "bytes",
-                               (json_int_t)b->bytes, "padding", (json_int_t)b->padding));
+            buffers, json_pack("{s:s, s:i, s:I, s:I}", "name", b->name, "set", b->buffer_set,
+                               "bytes", (json_int_t)b->bytes, "padding", (json_int_t)b->padding));
     }
     return json_pack("{s:I, s:f, s:o}", "bytes", (json_int_t)p->symmetric_bytes, "capacity",
                      p->capacity, "buffers", buffers);
@@ -155,15 +157,15 @@ static json_t *memory_json(const plan *p)
 epf_status plan_print_json(const plan *p)
 {
     const cli_shape *s = &p->shape;
-    json_t *shape = json_pack("{s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:s}", "hidden",
-                              (json_int_t)s->hidden, "gemm1_columns", (json_int_t)s->gemm1_columns,
-                              "intermediate", (json_int_t)s->intermediate, "num_experts",
-                              s->num_experts, "topk", s->topk, "ranks", s->num_ranks, "tokens",
-                              p->tokens, "dtype", epf_dtype_name(s->dtype));
-    return cli_json_print(json_pack(
-        "{s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:o, s:o, s:o}", "version", epf_version(), "name",
-        cli_json_text(p->name), "shape", shape, "symmetric_memory", memory_json(p), "rows_per_rank",
-        p->work.rows, "tokens_sent", p->work.sent, "tokens_sent_without_saving", p->work.slots,
-        "dispatch", cost_json(&p->dispatch), "combine", cost_json(&p->combine), "floors",
-        floors_json(p)));
+    json_t *shape =
+        json_pack("{s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:s}", "hidden", (json_int_t)s->hidden,
+                  "gemm1_columns", (json_int_t)s->gemm1_columns, "intermediate",
+                  (json_int_t)s->intermediate, "num_experts", s->num_experts, "topk", s->topk,
+                  "ranks", s->num_ranks, "tokens", p->tokens, "dtype", epf_dtype_name(s->dtype));
+    return cli_json_print(
+        json_pack("{s:s, s:o, s:o, s:o, s:f, s:f, s:f, s:o, s:o, s:o}", "version", epf_version(),
+                  "name", cli_json_text(p->name), "shape", shape, "symmetric_memory",
+                  memory_json(p), "rows_per_rank", p->work.rows, "tokens_sent", p->work.sent,
+                  "tokens_sent_without_saving", p->work.slots, "dispatch", cost_json(&p->dispatch),
+                  "combine", cost_json(&p->combine), "floors", floors_json(p)));
 }

@@ -117,8 +117,8 @@ static const run_end *worst_end(const run_end *ends, int32_t num_ranks)
     const run_end *worst = NULL;
     int best_weight = 0;
     for (int32_t r = 0; r < num_ranks; r++) {
-        const int weight = ends[r].code == CLI_OK ? 0
-                           : ends[r].is_own       ? 3
+        const int weight = ends[r].code == CLI_OK     ? 0
+                           : ends[r].is_own           ? 3
                            : ends[r].code != CLI_LOST ? 2
                                                       : 1;
         if (weight > best_weight) {

@@ -34,11 +34,11 @@ typedef struct run_options {
     const char *expect;  /* or NULL: an array that the output must be close to   */
     const char *profile; /* or NULL                                              */
     int64_t layer;
-    int32_t num_ranks; /* W; 0 with --join: the launcher's                     */
-    int32_t mode;      /* epf_combine_mode                                     */
-    int32_t repeat;    /* 0: RUN_AUTO_REPEAT where the first is short          */
-    int32_t num_workers; /* per rank; 0: the rank's share of the cores           */
-    int32_t dtype;       /* of tokens; 0: the checkpoint's                       */
+    int32_t num_ranks;    /* W; 0 with --join: the launcher's                     */
+    int32_t mode;         /* epf_combine_mode                                     */
+    int32_t repeat;       /* 0: RUN_AUTO_REPEAT where the first is short          */
+    int32_t num_workers;  /* per rank; 0: the rank's share of the cores           */
+    int32_t dtype;        /* of tokens; 0: the checkpoint's                       */
     int64_t check_tokens; /* -1: as many as are cheap                             */
     double capacity;
     double timeout_s;
@@ -80,11 +80,11 @@ int32_t run_job_rank_tokens(const run_job *job, int32_t rank);
 
 /* ---- results, in a window that rank 0 reads ---- */
 
-#define RUN_PHASE_MAP(X)                   \
-    X(RUN_ROUTER, "router")                \
-    X(RUN_PREPROCESS, "preprocess")        \
-    X(RUN_DISPATCH, "dispatch + GEMM 1")   \
-    X(RUN_COMBINE, "GEMM 2 + combine")     \
+#define RUN_PHASE_MAP(X)                 \
+    X(RUN_ROUTER, "router")              \
+    X(RUN_PREPROCESS, "preprocess")      \
+    X(RUN_DISPATCH, "dispatch + GEMM 1") \
+    X(RUN_COMBINE, "GEMM 2 + combine")   \
     X(RUN_SHARED, "shared experts")
 
 typedef enum run_phase {
@@ -190,17 +190,17 @@ epf_tensor run_tensor(void *data, int32_t dtype, int32_t ndim, const int64_t sha
 /* ---- rank 0 ---- */
 
 typedef struct run_check {
-    int64_t num_tokens;   /* checked                                           */
-    int64_t num_same;     /* routed as the reference routes                    */
-    int64_t num_ties;     /* otherwise, where rounding may decide              */
+    int64_t num_tokens; /* checked                                           */
+    int64_t num_same;   /* routed as the reference routes                    */
+    int64_t num_ties;   /* otherwise, where rounding may decide              */
     int64_t num_misrouted;
-    double max_weight_error; /* relative, of routing weights                      */
-    double max_weight_ratio; /* the same over its bound                           */
-    double max_error;     /* of the output                                     */
-    double relative_error; /* ||output - reference|| / ||reference||            */
-    double max_ratio;     /* largest error / bound; <= 1 passes                */
-    double error_at_max;  /* where that is: its error, ...                     */
-    double bound_at_max;  /* ... bound, ...                                    */
+    double max_weight_error;           /* relative, of routing weights                      */
+    double max_weight_ratio;           /* the same over its bound                           */
+    double max_error;                  /* of the output                                     */
+    double relative_error;             /* ||output - reference|| / ||reference||            */
+    double max_ratio;                  /* largest error / bound; <= 1 passes                */
+    double error_at_max;               /* where that is: its error, ...                     */
+    double bound_at_max;               /* ... bound, ...                                    */
     int64_t worst_token, worst_column; /* ... and place                        */
     bool passed;
 } run_check;

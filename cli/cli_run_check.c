@@ -21,7 +21,7 @@
 #include "reference/epf_reference.h"
 
 enum { LEAST_TOKENS = 16, BLOCK_M = 128 };
-#define CHEAP_PRODUCTS 4e8 /* about a second of the reference */
+#define CHEAP_PRODUCTS 4e8      /* about a second of the reference */
 #define CHUNK_BYTES 268435456.0 /* of experts' weights held at a time */
 
 /* The rows of one token in the ranks' results. */
@@ -36,7 +36,7 @@ typedef struct checker {
     const run_job *job;
     run_result *const *ranks;
     run_check *check;
-    double router_norm;  /* largest ||w_e|| of the router             */
+    double router_norm; /* largest ||w_e|| of the router             */
     double error_square, reference_square;
 } checker;
 
@@ -83,7 +83,8 @@ static epf_status find_router_norm(checker *c)
     }
     for (int64_t e = 0; e < c->job->config->routing.num_experts && st == EPF_OK; e++) {
         double square = 0;
-        st = epf_tensor_convert(&c->job->block.router_weight, e * hidden, hidden, EPF_DTYPE_F32, row);
+        st = epf_tensor_convert(&c->job->block.router_weight, e * hidden, hidden, EPF_DTYPE_F32,
+                                row);
         for (int64_t i = 0; i < hidden; i++) {
             square += (double)row[i] * (double)row[i];
         }
@@ -380,7 +381,8 @@ static epf_status load_chunk(const checker *c, chunk *part)
     part->experts = epf_alloc((size_t)job->config->routing.num_experts, sizeof *part->experts);
     if (part->hidden == NULL || part->rounded == NULL || part->topk_idx == NULL ||
         part->topk_weight == NULL || part->gate == NULL || part->experts == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "check: no memory for %lld tokens", (long long)part->count);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "check: no memory for %lld tokens",
+                        (long long)part->count);
     }
     for (int64_t t = 0; t < part->count; t++) {
         const int64_t first = part->tokens[t] * hidden;
@@ -408,8 +410,8 @@ static void free_chunk(chunk *part)
 static int64_t choose_count(const run_job *job)
 {
     const epf_model_config *c = job->config;
-    const double products = 3.0 * c->hidden *
-                            ((double)c->routing.topk * c->intermediate + c->shared_intermediate);
+    const double products =
+        3.0 * c->hidden * ((double)c->routing.topk * c->intermediate + c->shared_intermediate);
     double count = (double)job->options->check_tokens;
 
     if (job->options->check_tokens < 0) {
@@ -421,8 +423,8 @@ static int64_t choose_count(const run_job *job)
 static epf_status check_tokens(checker *c, const int64_t *tokens, int64_t count)
 {
     const epf_model_config *config = c->job->config;
-    const double weights = 3.0 * config->hidden * config->intermediate * config->routing.num_experts *
-                           epf_dtype_bytes(c->job->dtype);
+    const double weights = 3.0 * config->hidden * config->intermediate *
+                           config->routing.num_experts * epf_dtype_bytes(c->job->dtype);
     const int64_t step = weights <= CHUNK_BYTES ? count : 1;
     epf_status st = EPF_OK;
 

@@ -62,8 +62,9 @@ epf_status run_find_floors(run_report *report)
     const run_job *job = report->job;
     const epf_model_config *c = job->config;
     const int32_t num_cpus = cli_num_cpus();
-    const cli_shape shape = {c->hidden,          2 * (int64_t)c->intermediate, c->intermediate,
-                             c->routing.num_experts, c->routing.topk,           job->num_ranks,
+    const cli_shape shape = {c->hidden,       2 * (int64_t)c->intermediate,
+                             c->intermediate, c->routing.num_experts,
+                             c->routing.topk, job->num_ranks,
                              job->dtype};
     cli_cost *const costs = epf_alloc((size_t)job->num_ranks * RUN_NUM_PHASES, sizeof *costs);
     int64_t num_workers = 0;

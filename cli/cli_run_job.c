@@ -31,9 +31,8 @@ static epf_status open_layer(const run_options *o, run_job *job)
                   c->routing.num_experts, o->checkpoint);
     job->num_local = c->routing.num_experts / job->num_ranks;
     EPF_TRY(epf_moe_block_open(job->checkpoint, o->layer, 0, -1, &job->block));
-    job->dtype = o->dtype != 0
-                     ? o->dtype
-                     : (int32_t)epf_file_dtype_to_dtype(job->block.experts[0].gate.dtype);
+    job->dtype = o->dtype != 0 ? o->dtype
+                               : (int32_t)epf_file_dtype_to_dtype(job->block.experts[0].gate.dtype);
     return epf_router_create(c, &job->block.router_weight, &job->block.router_bias, &job->router);
 }
 
@@ -57,7 +56,9 @@ epf_status run_job_open(const run_options *options, int32_t num_ranks, run_job *
     memset(job, 0, sizeof *job);
     job->options = options;
     job->num_ranks = num_ranks;
-    job->started = options->join ? "joined processes" : options->processes ? "processes" : "threads";
+    job->started = options->join        ? "joined processes"
+                   : options->processes ? "processes"
+                                        : "threads";
     if (options->output != NULL) {
         EPF_TRY(epf_array_check_writable(options->output));
     }

@@ -8,8 +8,8 @@ static json_t *model_json(const run_job *job)
     const epf_model_config *c = job->config;
     return json_pack("{s:o, s:I, s:s, s:i, s:i, s:i, s:i, s:i}", "checkpoint",
                      cli_json_text(job->options->checkpoint), "layer",
-                     (json_int_t)job->options->layer, "type", epf_model_type_name(c->type), "hidden",
-                     c->hidden, "intermediate", c->intermediate, "num_experts",
+                     (json_int_t)job->options->layer, "type", epf_model_type_name(c->type),
+                     "hidden", c->hidden, "intermediate", c->intermediate, "num_experts",
                      c->routing.num_experts, "topk", c->routing.topk, "shared_intermediate",
                      c->shared_intermediate);
 }
@@ -24,11 +24,11 @@ static json_t *ranks_json(const run_report *report)
             (void)json_array_append_new(rows, json_integer(rank->expert_rows[e]));
         }
         (void)json_array_append_new(
-            ranks, json_pack("{s:i, s:i, s:i, s:i, s:I, s:f, s:o}", "rank", r, "tokens",
-                             run_job_rank_tokens(report->job, r), "rows", rank->num_rows, "workers",
-                             rank->num_workers, "symmetric_bytes",
-                             (json_int_t)rank->symmetric_bytes, "load_seconds",
-                             1e-9 * (double)rank->load_ns, "expert_rows", rows));
+            ranks,
+            json_pack("{s:i, s:i, s:i, s:i, s:I, s:f, s:o}", "rank", r, "tokens",
+                      run_job_rank_tokens(report->job, r), "rows", rank->num_rows, "workers",
+                      rank->num_workers, "symmetric_bytes", (json_int_t)rank->symmetric_bytes,
+                      "load_seconds", 1e-9 * (double)rank->load_ns, "expert_rows", rows));
     }
     return ranks;
 }
@@ -40,7 +40,8 @@ static json_t *phases_json(const run_report *report)
         json_t *item = json_pack("{s:s, s:f}", "name", run_phase_name(phase), "seconds",
                                  report->seconds[phase]);
         if (report->floor_seconds[phase] > 0) {
-            (void)json_object_set_new(item, "floor_seconds", json_real(report->floor_seconds[phase]));
+            (void)json_object_set_new(item, "floor_seconds",
+                                      json_real(report->floor_seconds[phase]));
             (void)json_object_set_new(
                 item, "floor_percent",
                 json_real(100 * report->floor_seconds[phase] / report->seconds[phase]));
@@ -82,23 +83,21 @@ epf_status run_report_json(const run_report *report)
 {
     const run_job *job = report->job;
     const run_options *o = job->options;
-    json_t *machine =
-        json_pack("{s:i, s:f, s:f}", "threads", report->num_threads, "flop_per_second",
-                  report->rates.flop_per_s, "memory_bytes_per_second",
-                  report->rates.memory_bytes_per_s);
-    json_t *run = json_pack(
-        "{s:o, s:I, s:i, s:s, s:s, s:s, s:i}", "input", cli_json_text(o->input), "tokens",
-        (json_int_t)job->num_tokens, "ranks", job->num_ranks, "started", job->started, "dtype",
-        epf_dtype_name(job->dtype), "mode",
-        o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter", "repeat",
-        report->ranks[0]->num_runs);
+    json_t *machine = json_pack("{s:i, s:f, s:f}", "threads", report->num_threads,
+                                "flop_per_second", report->rates.flop_per_s,
+                                "memory_bytes_per_second", report->rates.memory_bytes_per_s);
+    json_t *run = json_pack("{s:o, s:I, s:i, s:s, s:s, s:s, s:i}", "input", cli_json_text(o->input),
+                            "tokens", (json_int_t)job->num_tokens, "ranks", job->num_ranks,
+                            "started", job->started, "dtype", epf_dtype_name(job->dtype), "mode",
+                            o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter", "repeat",
+                            report->ranks[0]->num_runs);
 
-    return cli_json_print(json_pack(
-        "{s:s, s:o, s:o, s:o, s:o, s:f, s:b, s:f, s:f, s:o, s:o, s:o, s:o}", "version",
-        epf_version(), "model", model_json(job), "run", run, "per_rank", ranks_json(report),
-        "phases", phases_json(report), "tokens_per_second",
-        (double)job->num_tokens / report->seconds[RUN_NUM_PHASES], "same_bits", report->is_steady,
-        "tokens_sent", report->sent, "tokens_sent_without_saving", report->slots, "machine", machine,
-        "check", check_json(report), "expect", expect_json(report), "output",
-        cli_json_text(o->output)));
+    return cli_json_print(
+        json_pack("{s:s, s:o, s:o, s:o, s:o, s:f, s:b, s:f, s:f, s:o, s:o, s:o, s:o}", "version",
+                  epf_version(), "model", model_json(job), "run", run, "per_rank",
+                  ranks_json(report), "phases", phases_json(report), "tokens_per_second",
+                  (double)job->num_tokens / report->seconds[RUN_NUM_PHASES], "same_bits",
+                  report->is_steady, "tokens_sent", report->sent, "tokens_sent_without_saving",
+                  report->slots, "machine", machine, "check", check_json(report), "expect",
+                  expect_json(report), "output", cli_json_text(o->output)));
 }

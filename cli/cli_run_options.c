@@ -21,14 +21,19 @@ static const char usage[] =
     "                      EPFUSE_RANK, EPFUSE_NUM_RANKS and EPFUSE_RENDEZVOUS\n"
     "  --device cpu        where to run (default cpu)\n"
     "  --mode MODE         fuse_scatter (default) or serial: the same bits\n"
-    "  --dtype TYPE        auto (default: as the experts are stored), bf16, fp16 or fp32: what tokens\n"
-    "                      and experts' weights are rounded to; the router sees the input as it is\n"
+    "  --dtype TYPE        auto (default: as the experts are stored), bf16, fp16 or fp32: what "
+    "tokens\n"
+    "                      and experts' weights are rounded to; the router sees the input as it "
+    "is\n"
     "  --output FILE       the block's output, fp32: y.npy or y.safetensors[:TENSOR]\n"
     "  --check             compare with a double-precision reference; exit 1 if it is not met\n"
-    "  --check-tokens N    of so many tokens, evenly chosen (default: as many as are cheap; 0: all)\n"
+    "  --check-tokens N    of so many tokens, evenly chosen (default: as many as are cheap; 0: "
+    "all)\n"
     "  --expect FILE       compare with an array of the output's shape, too\n"
-    "  --tolerance X       of --expect: largest ||output - expected|| / ||expected|| (default 0.01)\n"
-    "  --repeat N          timed runs, after one warm-up if N > 1; times are medians (default: 10 where\n"
+    "  --tolerance X       of --expect: largest ||output - expected|| / ||expected|| (default "
+    "0.01)\n"
+    "  --repeat N          timed runs, after one warm-up if N > 1; times are medians (default: 10 "
+    "where\n"
     "                      the first is short, else that one)\n"
     "  --profile NAME      record one more run: prof/mega/NAME_*.perfetto-trace\n"
     "  --workers N         threads of each rank (default: its share of the cores)\n"
@@ -179,13 +184,13 @@ static epf_status apply(int option, const char *text, run_options *o)
 static int check_complete(int argc, char **argv, run_options *o)
 {
     if (optind + 1 != argc) {
-        return cli_fail(CLI_USAGE, "run: %d checkpoint folders given, must be one; see epfuse run --help",
+        return cli_fail(CLI_USAGE,
+                        "run: %d checkpoint folders given, must be one; see epfuse run --help",
                         argc - optind);
     }
     o->checkpoint = argv[optind];
     if (o->layer == INT64_MIN || o->input == NULL) {
-        return cli_fail(CLI_USAGE, "run: %s is required",
-                        o->input == NULL ? "--input" : "--layer");
+        return cli_fail(CLI_USAGE, "run: %s is required", o->input == NULL ? "--input" : "--layer");
     }
     if (o->join && o->processes) {
         return cli_fail(CLI_USAGE, "run: --join and --processes exclude each other");

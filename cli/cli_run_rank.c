@@ -126,8 +126,8 @@ static epf_status load_weight(run_rank *r, bool gate_up, epf_weight **weight)
     epf_status st;
 
     if (copy == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for the weights of %d experts", r->rank,
-                        job->num_local);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for the weights of %d experts",
+                        r->rank, job->num_local);
     }
     EPF_TRY_GOTO(epf_moe_block_pack(&job->block, &pack), out);
     EPF_TRY_GOTO(epf_weight_config_init(&config), out);
@@ -215,7 +215,9 @@ static void set_end(run_end *end, epf_status st)
     const char *text = epf_error_text();
     end->code = (int32_t)cli_exit_of(st);
     (void)snprintf(end->text, sizeof end->text, "%s",
-                   st == EPF_OK ? "" : text[0] != '\0' ? text : epf_status_text(st));
+                   st == EPF_OK      ? ""
+                   : text[0] != '\0' ? text
+                                     : epf_status_text(st));
 }
 
 epf_status run_agree(run_rank *r, epf_status mine)
@@ -283,8 +285,7 @@ static epf_status live(run_rank *r)
            (size_t)r->num_tokens * (size_t)r->job->config->routing.topk * sizeof *r->topk_idx);
     memcpy(r->result->topk_weight, r->topk_weight,
            (size_t)r->num_tokens * (size_t)r->job->config->routing.topk * sizeof *r->topk_weight);
-    memcpy(r->result->shared_gate, r->shared_gate,
-           (size_t)r->num_tokens * sizeof *r->shared_gate);
+    memcpy(r->result->shared_gate, r->shared_gate, (size_t)r->num_tokens * sizeof *r->shared_gate);
     return epf_comm_barrier(r->comm);
 }
 

@@ -61,8 +61,10 @@ run_load run_load_of(const run_report *report)
     for (int32_t r = 0; r < report->job->num_ranks; r++) {
         const run_result *rank = report->ranks[r];
         load.num_rows += rank->num_rows;
-        load.max_rank_rows = rank->num_rows > load.max_rank_rows ? rank->num_rows : load.max_rank_rows;
-        load.min_rank_rows = rank->num_rows < load.min_rank_rows ? rank->num_rows : load.min_rank_rows;
+        load.max_rank_rows =
+            rank->num_rows > load.max_rank_rows ? rank->num_rows : load.max_rank_rows;
+        load.min_rank_rows =
+            rank->num_rows < load.min_rank_rows ? rank->num_rows : load.min_rank_rows;
         for (int32_t e = 0; e < report->job->num_local; e++) {
             load.num_idle_experts += rank->expert_rows[e] == 0;
             if (rank->expert_rows[e] > load.max_expert_rows) {
@@ -84,7 +86,8 @@ static epf_status gather_output(const run_report *report, float **output)
 
     *output = epf_alloc_aligned((size_t)job->num_tokens * hidden, sizeof **output, 64);
     if (*output == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "output: no memory for %" PRId64 " tokens", job->num_tokens);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "output: no memory for %" PRId64 " tokens",
+                        job->num_tokens);
     }
     for (int32_t r = 0; r < job->num_ranks; r++) {
         memcpy(*output + (size_t)run_job_first_token(job, r) * hidden, report->ranks[r]->output,
@@ -108,8 +111,8 @@ static epf_status compare_expected(run_report *report, const float *output)
         st = epf_array_num_tokens(array, hidden, &num_tokens);
     }
     if (st == EPF_OK && num_tokens != job->num_tokens) {
-        st = EPF_FAIL(EPF_E_FORMAT, "%s: %" PRId64 " tokens, must be %" PRId64, job->options->expect,
-                      num_tokens, job->num_tokens);
+        st = EPF_FAIL(EPF_E_FORMAT, "%s: %" PRId64 " tokens, must be %" PRId64,
+                      job->options->expect, num_tokens, job->num_tokens);
     }
     for (int64_t t = 0; t < num_tokens && st == EPF_OK; t++) {
         st = epf_tensor_convert(epf_array_view(array), t * hidden, hidden, EPF_DTYPE_F32, row);

@@ -14,8 +14,8 @@ typedef struct run_report {
     double floor_seconds[RUN_NUM_PHASES + 1]; /* 0: none is known                       */
     const char *limits[RUN_NUM_PHASES];
     double sent, slots; /* of all ranks, as in cli_work                                 */
-    bool is_steady;                     /* all repetitions gave the same bits            */
-    run_check check;                    /* with --check                                 */
+    bool is_steady;     /* all repetitions gave the same bits            */
+    run_check check;    /* with --check                                 */
     double expect_max_error, expect_relative; /* with --expect                          */
     bool expect_passed;
 } run_report;

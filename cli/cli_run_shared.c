@@ -86,7 +86,8 @@ epf_status run_shared_load(run_rank *r)
     r->shared.topk_idx = epf_alloc((size_t)r->num_tokens, sizeof *r->shared.topk_idx);
     r->shared.output = epf_alloc((size_t)r->num_tokens * (size_t)c->hidden, width);
     if (r->shared.topk_idx == NULL || r->shared.output == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for %d tokens", r->rank, r->num_tokens);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for %d tokens", r->rank,
+                        r->num_tokens);
     }
     w13 = epf_alloc_aligned(2 * elements, width, 64);
     w2 = epf_alloc_aligned(elements, width, 64);

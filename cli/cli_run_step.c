@@ -36,8 +36,9 @@ static epf_status route_shared(run_rank *r)
     for (int32_t t = 0; t < r->num_tokens; t++) {
         r->shared_gate[t] = 1.0f;
     }
-    return gate->data == NULL ? EPF_OK
-                              : run_shared_gate(gate, r->hidden, r->num_tokens, hidden, r->shared_gate);
+    return gate->data == NULL
+               ? EPF_OK
+               : run_shared_gate(gate, r->hidden, r->num_tokens, hidden, r->shared_gate);
 }
 
 epf_status run_step_router(run_rank *r)

@@ -64,9 +64,10 @@ static void print_ranks(const run_report *report)
     if (job->num_ranks > 1) {
         char bytes[CLI_NUMBER_BYTES];
         const double width = epf_dtype_bytes(job->dtype) * (double)job->config->hidden;
-        printf("      %s of tokens cross between ranks, %.0f %% saved by sending each once per rank\n",
-               cli_bytes(report->sent * width, bytes),
-               report->slots > 0 ? 100 * (1 - report->sent / report->slots) : 0);
+        printf(
+            "      %s of tokens cross between ranks, %.0f %% saved by sending each once per rank\n",
+            cli_bytes(report->sent * width, bytes),
+            report->slots > 0 ? 100 * (1 - report->sent / report->slots) : 0);
     }
     printf("\n");
 }
@@ -123,16 +124,16 @@ static void print_check(const run_report *report)
 {
     const run_check *check = &report->check;
 
-    printf("check   routing  %" PRId64 " of %" PRId64 " tokens as in double precision", check->num_same,
-           check->num_tokens);
+    printf("check   routing  %" PRId64 " of %" PRId64 " tokens as in double precision",
+           check->num_same, check->num_tokens);
     if (check->num_ties + check->num_misrouted > 0) {
         printf(", %" PRId64 " within rounding of a tie, %" PRId64 " wrong", check->num_ties,
                check->num_misrouted);
     }
     printf("; weights within %.1e", check->max_weight_error);
     print_verdict(check->num_misrouted == 0 && check->max_weight_ratio <= 1);
-    printf("check   output   max error %.2e, relative %.2e; nearest to a bound: %.2e of %.2e at [%" PRId64
-           ", %" PRId64 "]",
+    printf("check   output   max error %.2e, relative %.2e; nearest to a bound: %.2e of %.2e at "
+           "[%" PRId64 ", %" PRId64 "]",
            check->max_error, check->relative_error, check->error_at_max, check->bound_at_max,
            check->worst_token, check->worst_column);
     print_verdict(check->max_ratio <= 1);

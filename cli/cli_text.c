@@ -58,7 +58,8 @@ const char *cli_spark(const int32_t *values, int32_t count, int32_t most, char o
             largest = values[k] > largest ? values[k] : largest;
         }
         /* the least that is not nothing still shows */
-        append(out, (cli_has_utf8() ? low_blocks : low_ascii)[((int64_t)largest * 8 + most - 1) / most]);
+        append(out,
+               (cli_has_utf8() ? low_blocks : low_ascii)[((int64_t)largest * 8 + most - 1) / most]);
     }
     return out;
 }
@@ -108,8 +109,8 @@ static bool has_colours(void)
 {
     const char *no_color = getenv("NO_COLOR");
     const char *term = getenv("TERM");
-    return (no_color == NULL || no_color[0] == '\0') && term != NULL &&
-           strcmp(term, "dumb") != 0 && isatty(STDOUT_FILENO) == 1;
+    return (no_color == NULL || no_color[0] == '\0') && term != NULL && strcmp(term, "dumb") != 0 &&
+           isatty(STDOUT_FILENO) == 1;
 }
 
 const char *cli_green(void)

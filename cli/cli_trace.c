@@ -24,9 +24,12 @@ static const char usage[] =
 enum { OPT_SVG = 256, OPT_TITLE, OPT_WIDTH, OPT_FLOWS, OPT_JSON };
 
 static const struct option long_options[] = {
-    {"svg", required_argument, NULL, OPT_SVG},     {"title", required_argument, NULL, OPT_TITLE},
-    {"width", required_argument, NULL, OPT_WIDTH}, {"flows", required_argument, NULL, OPT_FLOWS},
-    {"json", no_argument, NULL, OPT_JSON},         {"help", no_argument, NULL, 'h'},
+    {"svg", required_argument, NULL, OPT_SVG},
+    {"title", required_argument, NULL, OPT_TITLE},
+    {"width", required_argument, NULL, OPT_WIDTH},
+    {"flows", required_argument, NULL, OPT_FLOWS},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
 
@@ -63,9 +66,8 @@ static epf_status show(const trace_options *o, const char *const *paths, int32_t
     EPF_TRY(epf_trace_read_all(paths, num_paths, &trace));
     if (o->svg != NULL) {
         const epf_trace_panel panel = {.trace = trace};
-        const epf_trace_svg_config config = {.title = o->title,
-                                             .width_px = (int32_t)o->width,
-                                             .max_flows = (int32_t)o->flows};
+        const epf_trace_svg_config config = {
+            .title = o->title, .width_px = (int32_t)o->width, .max_flows = (int32_t)o->flows};
         EPF_TRY_GOTO(epf_trace_svg(&panel, 1, &config, o->svg), out);
     }
     st = o->json ? epf_trace_print_json(trace, stdout) : epf_trace_print(trace, stdout);

@@ -32,9 +32,11 @@ static void fill_rank(fixture *f, int32_t rank, const epf_tensor_view *output)
                                   .topk_idx = part->topk_idx,
                                   .topk_weight = part->topk_weight};
 
-    CHECK_OK(epf_tensor_convert(f->job.hidden, first * width, tokens * width, EPF_DTYPE_F32, hidden));
+    CHECK_OK(
+        epf_tensor_convert(f->job.hidden, first * width, tokens * width, EPF_DTYPE_F32, hidden));
     CHECK_OK(epf_router_run(f->job.router, &args));
-    CHECK_OK(epf_tensor_convert(output, first * width, tokens * width, EPF_DTYPE_F32, part->output));
+    CHECK_OK(
+        epf_tensor_convert(output, first * width, tokens * width, EPF_DTYPE_F32, part->output));
     f->ranks[rank] = part;
 }
 
@@ -74,7 +76,8 @@ static void test_output(fixture *f)
     const float good = output[at];
     run_check c = check(f);
 
-    CHECK(c.passed && c.num_tokens == 303 && c.num_same == 303, "the sample: %g of a bound", c.max_ratio);
+    CHECK(c.passed && c.num_tokens == 303 && c.num_same == 303, "the sample: %g of a bound",
+          c.max_ratio);
     output[at] = good + 0.02f;
     c = check(f);
     CHECK(!c.passed && c.worst_token == run_job_first_token(&f->job, 1) + 20 && c.worst_column == 5,
