@@ -11,7 +11,6 @@
 #include "base/epf_alloc.h"
 #include "base/epf_clock.h"
 #include "comm/epf_comm_internal.h"
-#include "comm/epf_place.h"
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
@@ -34,32 +33,37 @@ epf_status epf_comm_config_check(const epf_comm_config *config)
     return EPF_OK;
 }
 
-/* Placement is a preference: a machine that cannot be read is taken for one of a single node. */
-static int32_t preferred_node(const epf_comm_config *config)
+epf_topology *epf_comm_topology(const epf_comm_config *config)
 {
     epf_topology *topology = NULL;
-    epf_place place;
-    int32_t node = -1;
-    if (!config->bind_memory || epf_topology_read(EPF_TOPOLOGY_ROOT, &topology) != EPF_OK) {
-        return -1;
-    }
-    if (topology->num_nodes > 1 &&
-        epf_place_rank(topology, config->rank, config->num_ranks, &place) == EPF_OK) {
-        node = place.node;
-        epf_place_release(&place);
+    if (config->bind_memory && epf_topology_read(EPF_TOPOLOGY_ROOT, &topology) == EPF_OK &&
+        topology->num_nodes > 1) {
+        return topology;
     }
     epf_topology_free(topology);
+    return NULL;
+}
+
+static int32_t preferred_node(const epf_comm_config *config, const epf_topology *topology)
+{
+    epf_place place;
+    if (topology == NULL ||
+        epf_place_rank(topology, config->rank, config->num_ranks, &place) != EPF_OK) {
+        return -1;
+    }
+    const int32_t node = place.node;
+    epf_place_release(&place);
     return node;
 }
 
 epf_status epf_comm_head_init(epf_comm *comm, const epf_comm_ops *ops,
-                              const epf_comm_config *config)
+                              const epf_comm_config *config, const epf_topology *topology)
 {
     comm->ops = ops;
     comm->rank = config->rank;
     comm->num_ranks = config->num_ranks;
     comm->timeout_ns = config->timeout_ns;
-    comm->node = preferred_node(config);
+    comm->node = preferred_node(config, topology);
     comm->scratch = epf_alloc((size_t)config->num_ranks, EPF_COMM_SCRATCH_BYTES);
     if (comm->scratch == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "no memory for the handle of rank %" PRId32, comm->rank);

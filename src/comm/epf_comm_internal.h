@@ -6,6 +6,7 @@
 
 #include "base/epf_error.h"
 #include "comm/epf_comm.h"
+#include "comm/epf_place.h"
 
 /* What collectives exchange is tagged, so that ranks which call different ones are told so. */
 typedef enum epf_collective {
@@ -18,9 +19,13 @@ const char *epf_collective_name(uint32_t collective);
 
 epf_status epf_comm_config_check(const epf_comm_config *config);
 
-/* The head: rank, size, timeout, scratch, NUMA node. */
+/* The machine, where memory is to be placed on it; NULL where not, or where there is one node only.
+ * Placement is a preference: a machine that cannot be read is taken for one of a single node. */
+epf_topology *epf_comm_topology(const epf_comm_config *config);
+
+/* The head: rank, size, timeout, scratch, and the node, by `topology` (may be NULL). */
 epf_status epf_comm_head_init(epf_comm *comm, const epf_comm_ops *ops,
-                              const epf_comm_config *config);
+                              const epf_comm_config *config, const epf_topology *topology);
 void epf_comm_head_release(epf_comm *comm);
 
 /* One rank's part of window_create's exchange. */

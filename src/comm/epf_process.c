@@ -122,7 +122,9 @@ static epf_status comm_allocate(const epf_comm_config *config, epf_process_comm 
     if (c == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "no memory for the handle of rank %" PRId32, config->rank);
     }
-    epf_status st = epf_comm_head_init(&c->head, &process_ops, config);
+    epf_topology *topology = epf_comm_topology(config);
+    epf_status st = epf_comm_head_init(&c->head, &process_ops, config, topology);
+    epf_topology_free(topology);
     for (size_t r = 0; r < num_ranks; r++) {
         c->peers[r].link = -1;
         c->peers[r].fd = -1;

@@ -336,13 +336,14 @@ static epf_status group_create(int32_t num_ranks, struct group **group)
     return EPF_OK;
 }
 
-static epf_status handle_create(struct group *group, const epf_comm_config *config, epf_comm **comm)
+static epf_status handle_create(struct group *group, const epf_comm_config *config,
+                                const epf_topology *topology, epf_comm **comm)
 {
     struct thread_comm *c = epf_alloc(1, sizeof *c);
     if (c == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "no memory for the handle of rank %" PRId32, config->rank);
     }
-    const epf_status st = epf_comm_head_init(&c->head, &threads_ops, config);
+    const epf_status st = epf_comm_head_init(&c->head, &threads_ops, config, topology);
     if (st != EPF_OK) {
         epf_free(c);
         return st;
@@ -365,10 +366,12 @@ epf_status epf_comm_create_threads(const epf_comm_config *config, epf_comm **com
 
     struct group *group = NULL;
     EPF_TRY(group_create(own.num_ranks, &group));
+    epf_topology *topology = epf_comm_topology(&own); /* once: it is many files */
     epf_status st = EPF_OK;
     for (own.rank = 0; own.rank < own.num_ranks && st == EPF_OK; own.rank++) {
-        st = handle_create(group, &own, &comms[own.rank]);
+        st = handle_create(group, &own, topology, &comms[own.rank]);
     }
+    epf_topology_free(topology);
     if (st == EPF_OK) {
         return EPF_OK;
     }
