@@ -1,9 +1,9 @@
 /*
  * epf_half.h: bf16 and fp16 to and from fp32, the one rounding all backends share.
  *
- * Rounding is to nearest, ties to even.  Overflow gives infinity; a NaN stays a NaN, keeps its sign and
- * the top of its payload, and comes out quiet.  Subnormals are kept.  Integer arithmetic only, so the
- * result depends neither on the rounding mode nor on flush-to-zero.
+ * Rounding is to nearest, ties to even.  Overflow gives infinity; a NaN stays a NaN, keeps its sign
+ * and the top of its payload, and comes out quiet.  Subnormals are kept.  Integer arithmetic only,
+ * so the result depends neither on the rounding mode nor on flush-to-zero.
  */
 #ifndef EPF_HALF_H
 #define EPF_HALF_H

@@ -140,7 +140,8 @@ gemm_rows gemm_rows_make(epf_dtype dtype, const int64_t size[3], bool normal, ui
     const int64_t width = size[1];
     epf_rng rng = epf_rng_make(seed, 2);
     gemm_rows rows = {.stride = size[2]};
-    rows.data = epf_test_alloc((size_t)(size[0] * size[2]), (size_t)epf_dtype_bytes((int32_t)dtype));
+    rows.data =
+        epf_test_alloc((size_t)(size[0] * size[2]), (size_t)epf_dtype_bytes((int32_t)dtype));
     rows.value = epf_test_alloc((size_t)(size[0] * width), sizeof *rows.value);
     for (int64_t row = 0; row < size[0]; row++) {
         for (int64_t i = 0; i < size[2]; i++) {

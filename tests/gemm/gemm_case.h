@@ -32,7 +32,8 @@ typedef struct gemm_weight {
     epf_gemm_scratch *scratch;
 } gemm_weight;
 
-/* Providers of the list, built in and usable for dtype; prints those that are not, once per program. */
+/* Providers of the list, built in and usable for dtype; prints those that are not, once per
+ * program. */
 bool gemm_kind_usable(epf_gemm_kind kind, epf_dtype dtype);
 extern const epf_gemm_kind gemm_kinds[3];
 extern const epf_dtype gemm_dtypes[3];

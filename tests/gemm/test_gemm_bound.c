@@ -2,8 +2,8 @@
  * test_gemm_bound: on normal numbers every provider is as near to the product in double as fp32
  * summation must be.
  *
- * With u = 2^-24 and K products, any order of fp32 additions, each product exact or rounded once (exact
- * for bf16; fused with the addition for the others where the machine can), gives
+ * With u = 2^-24 and K products, any order of fp32 additions, each product exact or rounded once
+ * (exact for bf16; fused with the addition for the others where the machine can), gives
  *     |c - exact| <= (K + 1) u / (1 - (K + 1) u) * sum |a| |b|;
  * the reference's own error, K 2^-53 sum |a| |b|, is below what the denominator hides.
  */
@@ -32,7 +32,8 @@ static double worst_ratio(const gemm_weight *w, const gemm_rows *a, const float 
                 sum += x[i] * y[i];
                 magnitude += fabs(x[i] * y[i]);
             }
-            worst = fmax(worst, fabs((double)c[row * n + column] - sum) / (nu / (1 - nu) * magnitude));
+            worst =
+                fmax(worst, fabs((double)c[row * n + column] - sum) / (nu / (1 - nu) * magnitude));
         }
     }
     return worst;

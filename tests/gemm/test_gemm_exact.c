@@ -1,6 +1,6 @@
 /*
- * test_gemm_exact: on small integers every provider, type, layout and cut gives the exact product, and
- * writes nothing beside it.
+ * test_gemm_exact: on small integers every provider, type, layout and cut gives the exact product,
+ * and writes nothing beside it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,9 +40,10 @@ static void check_panel(const gemm_weight *w, const gemm_rows *a, epf_gemm_tile_
             const int64_t at[3] = {row, gemm_first_column(w, args.segment, args.n_tile) + column,
                                    args.expert};
             const double want = column < columns ? expected(w, a, at) : (double)untouched;
-            CHECK((double)c[row * ldc + column] == want, "%s: m %d (%lld, %lld) of e%d s%d t%d: %g, not %g",
-                  gemm_case_name(&w->problem), args.m, (long long)row, (long long)column, args.expert,
-                  args.segment, args.n_tile, (double)c[row * ldc + column], want);
+            CHECK((double)c[row * ldc + column] == want,
+                  "%s: m %d (%lld, %lld) of e%d s%d t%d: %g, not %g", gemm_case_name(&w->problem),
+                  args.m, (long long)row, (long long)column, args.expert, args.segment, args.n_tile,
+                  (double)c[row * ldc + column], want);
         }
     }
     free(c);
@@ -75,12 +76,28 @@ int main(void)
         {.num_experts = 1, .n = 8, .k = 8, .num_segments = 1, .reduce_last_dim = true},
         {.num_experts = 2, .n = 264, .k = 72, .num_segments = 1, .reduce_last_dim = true},
         {.num_experts = 2, .n = 264, .k = 72, .num_segments = 1},
-        {.num_experts = 3, .n = 144, .k = 40, .num_segments = 2, .reduce_last_dim = true, .block_n = 32},
+        {.num_experts = 3,
+         .n = 144,
+         .k = 40,
+         .num_segments = 2,
+         .reduce_last_dim = true,
+         .block_n = 32},
         {.num_experts = 3, .n = 144, .k = 40, .num_segments = 2, .block_n = 32, .row_gap = 5},
         {.num_experts = 2, .n = 96, .k = 200, .num_segments = 2, .block_n = 24, .matrices = true},
-        {.num_experts = 2, .n = 96, .k = 200, .num_segments = 2, .reduce_last_dim = true, .block_n = 24,
-         .row_gap = 7, .matrices = true},
-        {.num_experts = 1, .n = 64, .k = 328, .num_segments = 1, .reduce_last_dim = true, .block_k = 64},
+        {.num_experts = 2,
+         .n = 96,
+         .k = 200,
+         .num_segments = 2,
+         .reduce_last_dim = true,
+         .block_n = 24,
+         .row_gap = 7,
+         .matrices = true},
+        {.num_experts = 1,
+         .n = 64,
+         .k = 328,
+         .num_segments = 1,
+         .reduce_last_dim = true,
+         .block_k = 64},
         {.num_experts = 1, .n = 56, .k = 1032, .num_segments = 1, .block_k = 512},
         {.num_experts = 1, .n = 512, .k = 2048, .num_segments = 1, .reduce_last_dim = true},
     };

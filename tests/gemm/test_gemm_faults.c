@@ -1,6 +1,6 @@
 /*
- * test_gemm_faults: every allocation may fail, and leaves an error and no leak; every mistake of a caller is
- * refused with a text that names it.
+ * test_gemm_faults: every allocation may fail, and leaves an error and no leak; every mistake of a
+ * caller is refused with a text that names it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,12 +19,25 @@ static float result[M * N];
 /* The whole life of a weight and its products. */
 static epf_status use_all(epf_gemm_kind kind, epf_dtype dtype)
 {
-    const epf_gemm_weight_desc desc = {.kind = kind, .dtype = dtype, .num_experts = 2, .n = N, .k = K,
-                                       .data = weight_data, .block_k = 24};
+    const epf_gemm_weight_desc desc = {.kind = kind,
+                                       .dtype = dtype,
+                                       .num_experts = 2,
+                                       .n = N,
+                                       .k = K,
+                                       .data = weight_data,
+                                       .block_k = 24};
     const epf_gemm_tile_args tile = {
         .expert = 1, .m = M, .a = rows_data, .lda = K, .c = result, .ldc = N};
-    const epf_gemm_tn_args tn = {.kind = kind, .dtype = dtype, .rows = 3, .m = M, .n = 8,
-                                 .a = rows_data, .lda = 8, .b = weight_data, .ldb = 8, .c = result,
+    const epf_gemm_tn_args tn = {.kind = kind,
+                                 .dtype = dtype,
+                                 .rows = 3,
+                                 .m = M,
+                                 .n = 8,
+                                 .a = rows_data,
+                                 .lda = 8,
+                                 .b = weight_data,
+                                 .ldb = 8,
+                                 .c = result,
                                  .ldc = 8};
     epf_gemm_weight *weight = NULL;
     epf_gemm_scratch *scratch = NULL;
@@ -67,14 +80,18 @@ static void refused(epf_status got, epf_status want, const char *word)
 
 static void check_descriptions(void)
 {
-    const epf_gemm_weight_desc good = {.kind = EPF_GEMM_PORTABLE, .dtype = EPF_DTYPE_F32,
-                                       .num_experts = 2, .n = N, .k = K, .data = weight_data};
+    const epf_gemm_weight_desc good = {.kind = EPF_GEMM_PORTABLE,
+                                       .dtype = EPF_DTYPE_F32,
+                                       .num_experts = 2,
+                                       .n = N,
+                                       .k = K,
+                                       .data = weight_data};
     epf_gemm_weight *weight = NULL;
     epf_gemm_weight_desc desc;
-#define REFUSED(field, value, word)                                                \
-    desc = good;                                                                   \
-    desc.field = (value);                                                          \
-    refused(epf_gemm_weight_create(&desc, &weight), EPF_E_INVALID, word);          \
+#define REFUSED(field, value, word)                                       \
+    desc = good;                                                          \
+    desc.field = (value);                                                 \
+    refused(epf_gemm_weight_create(&desc, &weight), EPF_E_INVALID, word); \
     CHECK(weight == NULL, "%s: an output was written", word)
     REFUSED(n, 0, "n is 0");
     REFUSED(n, 36, "n is 36");
@@ -101,8 +118,12 @@ static void check_descriptions(void)
 
 static void check_tiles(void)
 {
-    const epf_gemm_weight_desc desc = {.kind = EPF_GEMM_PORTABLE, .dtype = EPF_DTYPE_F32,
-                                       .num_experts = 2, .n = N, .k = K, .data = weight_data};
+    const epf_gemm_weight_desc desc = {.kind = EPF_GEMM_PORTABLE,
+                                       .dtype = EPF_DTYPE_F32,
+                                       .num_experts = 2,
+                                       .n = N,
+                                       .k = K,
+                                       .data = weight_data};
     const epf_gemm_tile_args good = {.m = M, .a = rows_data, .lda = K, .c = result, .ldc = N};
     epf_gemm_weight *weight = NULL;
     epf_gemm_scratch *scratch = NULL;
@@ -140,9 +161,17 @@ static void check_tiles(void)
 
 static void check_gradients(void)
 {
-    const epf_gemm_tn_args good = {.kind = EPF_GEMM_PORTABLE, .dtype = EPF_DTYPE_F32, .rows = 3,
-                                   .m = M, .n = 8, .a = rows_data, .lda = 8, .b = weight_data,
-                                   .ldb = 8, .c = result, .ldc = 8};
+    const epf_gemm_tn_args good = {.kind = EPF_GEMM_PORTABLE,
+                                   .dtype = EPF_DTYPE_F32,
+                                   .rows = 3,
+                                   .m = M,
+                                   .n = 8,
+                                   .a = rows_data,
+                                   .lda = 8,
+                                   .b = weight_data,
+                                   .ldb = 8,
+                                   .c = result,
+                                   .ldc = 8};
     epf_gemm_scratch *scratch = NULL;
     epf_gemm_tn_args args;
     CHECK_OK(epf_gemm_scratch_create(&scratch));
@@ -188,8 +217,12 @@ static void check_environment(void)
 static void check_missing(void)
 {
     for (int kind = 0; kind < 3; kind++) {
-        const epf_gemm_weight_desc desc = {.kind = gemm_kinds[kind], .dtype = EPF_DTYPE_F32,
-                                           .num_experts = 1, .n = N, .k = K, .data = weight_data};
+        const epf_gemm_weight_desc desc = {.kind = gemm_kinds[kind],
+                                           .dtype = EPF_DTYPE_F32,
+                                           .num_experts = 1,
+                                           .n = N,
+                                           .k = K,
+                                           .data = weight_data};
         epf_gemm_weight *weight = NULL;
         if (!gemm_kind_usable(gemm_kinds[kind], EPF_DTYPE_F32)) {
             refused(epf_gemm_weight_create(&desc, &weight), EPF_E_UNSUPPORTED,

@@ -1,7 +1,7 @@
 /*
- * test_gemm_guard: nothing is read or written outside the operands.  Each lies so that its last byte is
- * followed by a page that may not be touched, and once so that its first byte is preceded by one; generated
- * code, which sanitizers do not see, included.
+ * test_gemm_guard: nothing is read or written outside the operands.  Each lies so that its last
+ * byte is followed by a page that may not be touched, and once so that its first byte is preceded
+ * by one; generated code, which sanitizers do not see, included.
  */
 #include <stdio.h>
 #include <string.h>
@@ -61,10 +61,16 @@ static epf_gemm_weight *make_weight(const gemm_case *p, const guard_case *g, boo
     const size_t bytes = span(rows, width, width + g->gap, epf_dtype_bytes((int32_t)p->dtype));
     guarded b = guard(bytes, at_end);
     epf_gemm_weight *weight = NULL;
-    epf_gemm_weight_desc desc = {.kind = p->kind, .dtype = p->dtype, .num_experts = 1, .n = g->n,
-                                 .k = g->k, .reduce_last_dim = p->reduce_last_dim,
-                                 .row_stride = width + g->gap, .data = b.data,
-                                 .block_n = g->block_n, .block_k = g->block_k};
+    epf_gemm_weight_desc desc = {.kind = p->kind,
+                                 .dtype = p->dtype,
+                                 .num_experts = 1,
+                                 .n = g->n,
+                                 .k = g->k,
+                                 .reduce_last_dim = p->reduce_last_dim,
+                                 .row_stride = width + g->gap,
+                                 .data = b.data,
+                                 .block_n = g->block_n,
+                                 .block_k = g->block_k};
     fill(b.data, p->dtype, bytes);
     CHECK_OK(epf_gemm_weight_create(&desc, &weight));
     unguard(&b); /* once packed, the tensor is not needed */
@@ -85,8 +91,11 @@ static void check_tiles(const gemm_case *p, const guard_case *g, bool at_end)
                 span(ms[i], g->k, g->k + g->gap, epf_dtype_bytes((int32_t)p->dtype));
             guarded a = guard(a_bytes, at_end);
             guarded c = guard(span(ms[i], columns, columns + g->gap, 4), at_end);
-            const epf_gemm_tile_args args = {.n_tile = n_tile, .m = ms[i], .a = a.data,
-                                             .lda = g->k + g->gap, .c = c.data,
+            const epf_gemm_tile_args args = {.n_tile = n_tile,
+                                             .m = ms[i],
+                                             .a = a.data,
+                                             .lda = g->k + g->gap,
+                                             .c = c.data,
                                              .ldc = columns + g->gap};
             fill(a.data, p->dtype, a_bytes);
             CHECK_OK(epf_gemm_tile(weight, &args, scratch));
@@ -107,9 +116,17 @@ static void check_tn(const gemm_case *p, int64_t rows, int32_t gap, bool at_end)
     guarded a = guard(a_bytes, at_end);
     guarded b = guard(b_bytes, at_end);
     guarded c = guard(span(M, N, N + gap, 4), at_end);
-    const epf_gemm_tn_args args = {.kind = p->kind, .dtype = p->dtype, .rows = rows, .m = M, .n = N,
-                                   .a = a.data, .lda = M + gap, .b = b.data, .ldb = N + gap,
-                                   .c = c.data, .ldc = N + gap};
+    const epf_gemm_tn_args args = {.kind = p->kind,
+                                   .dtype = p->dtype,
+                                   .rows = rows,
+                                   .m = M,
+                                   .n = N,
+                                   .a = a.data,
+                                   .lda = M + gap,
+                                   .b = b.data,
+                                   .ldb = N + gap,
+                                   .c = c.data,
+                                   .ldc = N + gap};
     epf_gemm_scratch *scratch = NULL;
     CHECK_OK(epf_gemm_scratch_create(&scratch));
     fill(a.data, p->dtype, a_bytes);

@@ -1,6 +1,6 @@
 /*
- * test_gemm_half: the conversions of core/epf_half.h against their definition, and the bulk ones of every
- * instruction set against those, to the bit.
+ * test_gemm_half: the conversions of core/epf_half.h against their definition, and the bulk ones of
+ * every instruction set against those, to the bit.
  */
 #include <fenv.h>
 #include <math.h>
@@ -13,7 +13,8 @@
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
 
-/* A format of `mantissa` stored bits whose least normal is 2^least and whose largest exponent is `most`. */
+/* A format of `mantissa` stored bits whose least normal is 2^least and whose largest exponent is
+ * `most`. */
 typedef struct format {
     int mantissa, least, most;
 } format;
@@ -32,7 +33,8 @@ static double nearest(double value, format f)
     (void)frexp(value, &exponent);
     exponent = exponent - 1 < f.least ? f.least : exponent - 1;
     unit = ldexp(1, exponent - f.mantissa);
-    rounded = nearbyint(value / unit) * unit; /* exact scaling; the default mode rounds ties to even */
+    rounded =
+        nearbyint(value / unit) * unit; /* exact scaling; the default mode rounds ties to even */
     return fabs(rounded) >= ldexp(1, f.most + 1) ? copysign((double)INFINITY, value) : rounded;
 }
 
@@ -44,7 +46,8 @@ static void check_one(uint32_t bits)
     if (isnan(value)) {
         CHECK(isnan(epf_bf16_to_f32(b)) && (b & 0x40) != 0, "%08x: bf16 %04x", bits, b);
         CHECK(isnan(epf_f16_to_f32(h)) && (h & 0x200) != 0, "%08x: fp16 %04x", bits, h);
-        CHECK(b >> 15 == (int)(bits >> 31) && h >> 15 == (int)(bits >> 31), "%08x: sign of NaN", bits);
+        CHECK(b >> 15 == (int)(bits >> 31) && h >> 15 == (int)(bits >> 31), "%08x: sign of NaN",
+              bits);
         return;
     }
     CHECK((double)epf_bf16_to_f32(b) == nearest((double)value, bf16), "%08x: bf16 %04x", bits, b);

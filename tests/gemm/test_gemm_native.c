@@ -1,6 +1,6 @@
 /*
- * test_gemm_native: libxsmm's bf16 kernels, which only processors with AVX512-BF16 and without AMX would
- * choose: exact on integers, rows independent of m, on any processor that can run them.
+ * test_gemm_native: libxsmm's bf16 kernels, which only processors with AVX512-BF16 and without AMX
+ * would choose: exact on integers, rows independent of m, on any processor that can run them.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +41,8 @@ static void check_exact(const uint16_t *a, const uint16_t *b, const epf_gemm_pro
         for (int32_t k = 0; k < p->block.k; k++) {
             sum += (double)epf_bf16_to_f32(x[k]) * (double)epf_bf16_to_f32(y[k]);
         }
-        CHECK((double)p->c[i] == sum, "n %d k %d: element %lld is %g, not %g", p->block.n, p->block.k,
-              (long long)i, (double)p->c[i], sum);
+        CHECK((double)p->c[i] == sum, "n %d k %d: element %lld is %g, not %g", p->block.n,
+              p->block.k, (long long)i, (double)p->c[i], sum);
     }
 }
 
@@ -65,8 +65,8 @@ static void check_block(int32_t n, int32_t k, bool normal, epf_gemm_scratch *scr
     uint16_t *b = epf_test_alloc((size_t)(n * k), sizeof *b);
     float *c = epf_test_alloc((size_t)(MAX_M * n), sizeof *c);
     const epf_gemm_source source = {b, k, true};
-    epf_gemm_product p = {.block = {EPF_DTYPE_BF16, n, k}, .m = MAX_M, .a = a, .lda = k, .c = c,
-                          .ldc = n};
+    epf_gemm_product p = {
+        .block = {EPF_DTYPE_BF16, n, k}, .m = MAX_M, .a = a, .lda = k, .c = c, .ldc = n};
     uint64_t bytes;
     void *packed;
     fill(&rng, a, (int64_t)MAX_M * k, normal);
@@ -89,7 +89,8 @@ static void check_block(int32_t n, int32_t k, bool normal, epf_gemm_scratch *scr
 
 int main(void)
 {
-    static const int32_t shapes[][2] = {{8, 8}, {16, 256}, {24, 40}, {72, 256}, {136, 72}, {256, 256}};
+    static const int32_t shapes[][2] = {{8, 8},    {16, 256}, {24, 40},
+                                        {72, 256}, {136, 72}, {256, 256}};
     epf_gemm_scratch *scratch = NULL;
     if (!has_avx512_bf16()) {
         (void)printf("skipped: no AVX512-BF16\n");

@@ -1,6 +1,7 @@
 /*
- * test_gemm_rows: the bits of a row of C do not depend on how many rows there are, on its place among them,
- * or on what the other rows hold, NaN and infinity included; a NaN in one column of B stays in that column.
+ * test_gemm_rows: the bits of a row of C do not depend on how many rows there are, on its place
+ * among them, or on what the other rows hold, NaN and infinity included; a NaN in one column of B
+ * stays in that column.
  */
 #include <math.h>
 #include <stdio.h>
@@ -17,13 +18,14 @@ static epf_gemm_tile_args tile_of(const gemm_rows *a, int32_t m, float *c, int64
     return args;
 }
 
-static void same_rows(const gemm_weight *w, const float *got, const float *want, int32_t m, int32_t row0)
+static void same_rows(const gemm_weight *w, const float *got, const float *want, int32_t m,
+                      int32_t row0)
 {
     const int64_t n = w->problem.n;
     for (int64_t row = 0; row < m; row++) {
         CHECK(memcmp(got + row * n, want + (row + row0) * n, (size_t)n * sizeof *got) == 0,
-              "%s: m %d: row %lld differs from the same row among %d", gemm_case_name(&w->problem), m,
-              (long long)(row + row0), MAX_M);
+              "%s: m %d: row %lld differs from the same row among %d", gemm_case_name(&w->problem),
+              m, (long long)(row + row0), MAX_M);
     }
 }
 
@@ -34,7 +36,8 @@ static void check_counts(const gemm_weight *w, const gemm_rows *a, const float *
     for (int32_t m = 1; m <= MAX_M; m++) {
         const int32_t row0 = (m * 7) % (MAX_M - m + 1);
         epf_gemm_tile_args args = tile_of(a, m, some, w->problem.n);
-        memset(some, 0xff, (size_t)(MAX_M * w->problem.n) * sizeof *some); /* NaN, must be overwritten */
+        memset(some, 0xff,
+               (size_t)(MAX_M * w->problem.n) * sizeof *some); /* NaN, must be overwritten */
         gemm_run(w, &args);
         same_rows(w, some, all, m, 0);
         args.a = (const char *)a->data + row0 * a->stride * element;
@@ -86,8 +89,14 @@ static void check_case(const gemm_case *problem)
 static void check_long(epf_gemm_kind kind, epf_dtype dtype)
 {
     static const int32_t ms[] = {1, 5, 16, 33, 64, 100, 128, 129, 200, 256};
-    const gemm_case problem = {.kind = kind, .dtype = dtype, .num_experts = 1, .n = 64, .k = LONG_K,
-                               .num_segments = 1, .reduce_last_dim = true, .normal = true};
+    const gemm_case problem = {.kind = kind,
+                               .dtype = dtype,
+                               .num_experts = 1,
+                               .n = 64,
+                               .k = LONG_K,
+                               .num_segments = 1,
+                               .reduce_last_dim = true,
+                               .normal = true};
     const int64_t size[3] = {LONG_M, LONG_K, LONG_K};
     gemm_weight w = gemm_weight_make(&problem, 11);
     gemm_rows a = gemm_rows_make(dtype, size, true, 12);
@@ -111,8 +120,14 @@ static void check_columns(epf_gemm_kind kind, epf_dtype dtype)
 {
     enum { N = 48, K = 64, M = 19 };
     const int64_t size[3] = {M, K, K};
-    const gemm_case problem = {.kind = kind, .dtype = dtype, .num_experts = 1, .n = N, .k = K,
-                               .num_segments = 1, .reduce_last_dim = true, .normal = true};
+    const gemm_case problem = {.kind = kind,
+                               .dtype = dtype,
+                               .num_experts = 1,
+                               .n = N,
+                               .k = K,
+                               .num_segments = 1,
+                               .reduce_last_dim = true,
+                               .normal = true};
     gemm_weight w = gemm_weight_make(&problem, 8);
     gemm_rows a = gemm_rows_make(dtype, size, true, 9);
     float clean[M * N];
@@ -136,7 +151,10 @@ static void check_columns(epf_gemm_kind kind, epf_dtype dtype)
 int main(void)
 {
     static const int64_t shapes[][3] = {/* N, K, block_k */
-                                        {256, 512, 0}, {40, 72, 0}, {8, 1024, 0}, {136, 456, 128}};
+                                        {256, 512, 0},
+                                        {40, 72, 0},
+                                        {8, 1024, 0},
+                                        {136, 456, 128}};
     for (int kind = 0; kind < 3; kind++) {
         for (int dtype = 0; dtype < 3; dtype++) {
             if (!gemm_kind_usable(gemm_kinds[kind], gemm_dtypes[dtype])) {

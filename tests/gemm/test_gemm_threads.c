@@ -1,6 +1,7 @@
 /*
- * test_gemm_threads: threads that share a weight, pack it together and multiply at once get the bits of one
- * thread; the library's calls start no threads of their own and leave the caller's settings alone.
+ * test_gemm_threads: threads that share a weight, pack it together and multiply at once get the
+ * bits of one thread; the library's calls start no threads of their own and leave the caller's
+ * settings alone.
  */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -36,8 +37,12 @@ static void *work(void *argument)
     }
     (void)pthread_barrier_wait(&s->packed);
     for (int i = 0; i < ROUNDS * EXPERTS; i++) {
-        const epf_gemm_tile_args args = {.expert = i % EXPERTS, .m = 1 + (i * 13) % MAX_M,
-                                         .a = s->a->data, .lda = K, .c = c, .ldc = N};
+        const epf_gemm_tile_args args = {.expert = i % EXPERTS,
+                                         .m = 1 + (i * 13) % MAX_M,
+                                         .a = s->a->data,
+                                         .lda = K,
+                                         .c = c,
+                                         .ldc = N};
         CHECK_OK(epf_gemm_tile(s->weight, &args, scratch));
         if (memcmp(c, s->want + args.expert * MAX_M * N, (size_t)(args.m * N) * sizeof *c) != 0) {
             atomic_fetch_add(&s->failures, 1);
@@ -72,20 +77,35 @@ static int openmp_threads(void)
 static void compute_wanted(const gemm_weight *w, const gemm_rows *a, float *want)
 {
     for (int expert = 0; expert < EXPERTS; expert++) {
-        const epf_gemm_tile_args args = {.expert = expert, .m = MAX_M, .a = a->data, .lda = K,
-                                         .c = want + expert * MAX_M * N, .ldc = N};
+        const epf_gemm_tile_args args = {.expert = expert,
+                                         .m = MAX_M,
+                                         .a = a->data,
+                                         .lda = K,
+                                         .c = want + expert * MAX_M * N,
+                                         .ldc = N};
         gemm_run(w, &args);
     }
 }
 
 static void check_kind(epf_gemm_kind kind, epf_dtype dtype)
 {
-    const gemm_case problem = {.kind = kind, .dtype = dtype, .num_experts = EXPERTS, .n = N, .k = K,
-                               .num_segments = 1, .reduce_last_dim = true, .normal = true};
+    const gemm_case problem = {.kind = kind,
+                               .dtype = dtype,
+                               .num_experts = EXPERTS,
+                               .n = N,
+                               .k = K,
+                               .num_segments = 1,
+                               .reduce_last_dim = true,
+                               .normal = true};
     const int64_t size[3] = {MAX_M, K, K};
     gemm_rows a = gemm_rows_make(dtype, size, true, 42);
-    const epf_gemm_weight_desc desc = {.kind = kind, .dtype = dtype, .num_experts = EXPERTS, .n = N,
-                                       .k = K, .reduce_last_dim = true, .defer_pack = true};
+    const epf_gemm_weight_desc desc = {.kind = kind,
+                                       .dtype = dtype,
+                                       .num_experts = EXPERTS,
+                                       .n = N,
+                                       .k = K,
+                                       .reduce_last_dim = true,
+                                       .defer_pack = true};
     gemm_weight w = gemm_weight_make(&problem, 41);
     epf_gemm_weight_desc deferred = desc;
     float *want = epf_test_alloc(EXPERTS * MAX_M * N, sizeof *want);
@@ -137,7 +157,7 @@ int main(void)
     }
     CHECK(count_threads() == threads_before, "%d threads are left over",
           count_threads() - threads_before);
-    CHECK(openmp_threads() == team_before, "OpenMP teams of this thread were %d, are %d", team_before,
-          openmp_threads());
+    CHECK(openmp_threads() == team_before, "OpenMP teams of this thread were %d, are %d",
+          team_before, openmp_threads());
     return 0;
 }

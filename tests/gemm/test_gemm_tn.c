@@ -1,6 +1,6 @@
 /*
- * test_gemm_tn: the weight gradient is exact on integers for every provider and type, from no rows to more
- * than a chunk; on normal numbers two calls give the same bits.
+ * test_gemm_tn: the weight gradient is exact on integers for every provider and type, from no rows
+ * to more than a chunk; on normal numbers two calls give the same bits.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,8 +40,16 @@ static void check_case(epf_gemm_kind kind, epf_dtype dtype, const tn_case *t, bo
     const size_t count = (size_t)(t->m * (t->n + t->gap));
     float *c = epf_test_alloc(count, sizeof *c);
     float *again = epf_test_alloc(count, sizeof *again);
-    epf_gemm_tn_args args = {.kind = kind, .dtype = dtype, .rows = t->rows, .m = t->m, .n = t->n,
-                             .a = a.data, .lda = a.stride, .b = b.data, .ldb = b.stride, .c = c,
+    epf_gemm_tn_args args = {.kind = kind,
+                             .dtype = dtype,
+                             .rows = t->rows,
+                             .m = t->m,
+                             .n = t->n,
+                             .a = a.data,
+                             .lda = a.stride,
+                             .b = b.data,
+                             .ldb = b.stride,
+                             .c = c,
                              .ldc = t->n + t->gap};
     epf_gemm_scratch *scratch = NULL;
     CHECK_OK(epf_gemm_scratch_create(&scratch));
@@ -54,7 +62,8 @@ static void check_case(epf_gemm_kind kind, epf_dtype dtype, const tn_case *t, bo
     }
     args.c = again;
     CHECK_OK(epf_gemm_tn(&args, scratch));
-    CHECK(memcmp(c, again, count * sizeof *c) == 0, "%s: two runs differ", epf_gemm_kind_name(kind));
+    CHECK(memcmp(c, again, count * sizeof *c) == 0, "%s: two runs differ",
+          epf_gemm_kind_name(kind));
     epf_gemm_scratch_destroy(scratch);
     free(c);
     free(again);
@@ -64,8 +73,9 @@ static void check_case(epf_gemm_kind kind, epf_dtype dtype, const tn_case *t, bo
 
 int main(void)
 {
-    static const tn_case cases[] = {{0, 16, 24, 1},  {1, 8, 8, 0},      {63, 24, 40, 0}, {64, 1, 3, 2},
-                                    {65, 40, 72, 5}, {512, 128, 64, 0}, {513, 17, 33, 1}, {1300, 64, 96, 0}};
+    static const tn_case cases[] = {{0, 16, 24, 1},   {1, 8, 8, 0},     {63, 24, 40, 0},
+                                    {64, 1, 3, 2},    {65, 40, 72, 5},  {512, 128, 64, 0},
+                                    {513, 17, 33, 1}, {1300, 64, 96, 0}};
     int checked = 0;
     for (int kind = 0; kind < 3; kind++) {
         for (int dtype = 0; dtype < 3; dtype++) {

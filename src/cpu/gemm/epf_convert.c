@@ -29,7 +29,8 @@ static const epf_vector_ops *choose(void)
 }
 #endif
 
-/* Chosen once: packed strips depend on it.  Threads that choose at the same time choose the same. */
+/* Chosen once: packed strips depend on it.  Threads that choose at the same time choose the
+ * same. */
 const epf_vector_ops *epf_vector_ops_get(void)
 {
     static _Atomic(const epf_vector_ops *) chosen;

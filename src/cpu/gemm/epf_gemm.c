@@ -3,8 +3,8 @@
  *
  * A packed weight is one piece of memory:
  *   expert -> segment -> n_tile -> chunk of K, each piece behind the last without gaps.
- * Only the last n_tile of a segment and the last chunk of a panel are shorter, so four block sizes give
- * every address.
+ * Only the last n_tile of a segment and the last chunk of a panel are shorter, so four block sizes
+ * give every address.
  */
 #include "cpu/gemm/epf_gemm.h"
 
@@ -26,18 +26,19 @@ enum {
 
 struct epf_gemm_weight {
     const epf_gemm_provider *provider;
-    epf_gemm_weight_desc desc;      /* strides and blocks resolved           */
+    epf_gemm_weight_desc desc; /* strides and blocks resolved           */
     epf_gemm_weight_info info;
-    epf_dtype compute;              /* type the provider multiplies in       */
-    int32_t num_chunks;             /* of K                                  */
-    int32_t last_n, last_k;         /* columns, K of the last tile and chunk */
-    uint64_t elements[2][2];        /* packed elements of a block, by [last n_tile][last chunk] */
-    uint64_t panel_bytes[2];        /* by [last n_tile]                      */
+    epf_dtype compute;       /* type the provider multiplies in       */
+    int32_t num_chunks;      /* of K                                  */
+    int32_t last_n, last_k;  /* columns, K of the last tile and chunk */
+    uint64_t elements[2][2]; /* packed elements of a block, by [last n_tile][last chunk] */
+    uint64_t panel_bytes[2]; /* by [last n_tile]                      */
     uint64_t segment_bytes;
     char *packed;
 };
 
-/* ---- description --------------------------------------------------------------------------------- */
+/* ---- description
+ * --------------------------------------------------------------------------------- */
 
 static epf_status check_sizes(const epf_gemm_weight_desc *desc)
 {
@@ -63,7 +64,8 @@ static epf_status check_sizes(const epf_gemm_weight_desc *desc)
 
 static epf_status check_strides(const epf_gemm_weight_desc *desc, int64_t columns, int64_t rows)
 {
-    EPF_CHECK_ARG(desc->row_stride >= columns, "GEMM weight: row_stride is %lld, must be at least %lld",
+    EPF_CHECK_ARG(desc->row_stride >= columns,
+                  "GEMM weight: row_stride is %lld, must be at least %lld",
                   (long long)desc->row_stride, (long long)columns);
     EPF_CHECK_ARG(desc->matrix_data != NULL || desc->expert_stride >= rows * desc->row_stride ||
                       desc->num_experts == 1 || desc->expert_stride >= columns,
@@ -100,7 +102,8 @@ static epf_status resolve_desc(epf_gemm_weight_desc *desc)
     return check_strides(desc, row_width, rows);
 }
 
-/* ---- layout -------------------------------------------------------------------------------------- */
+/* ---- layout
+ * -------------------------------------------------------------------------------------- */
 
 static epf_gemm_block block_of(const epf_gemm_weight *w, bool last_n, bool last_k)
 {
@@ -129,9 +132,9 @@ static epf_status measure_blocks(epf_gemm_weight *w)
             (uint64_t)(w->num_chunks - 1) * stored_bytes(w, w->elements[last_n][0]) +
             stored_bytes(w, w->elements[last_n][1]);
     }
-    w->segment_bytes =
-        (uint64_t)(w->info.num_n_tiles - 1) * w->panel_bytes[0] + w->panel_bytes[1];
-    w->info.packed_bytes = (uint64_t)w->desc.num_experts * (uint64_t)w->info.num_segments * w->segment_bytes;
+    w->segment_bytes = (uint64_t)(w->info.num_n_tiles - 1) * w->panel_bytes[0] + w->panel_bytes[1];
+    w->info.packed_bytes =
+        (uint64_t)w->desc.num_experts * (uint64_t)w->info.num_segments * w->segment_bytes;
     return EPF_OK;
 }
 
@@ -164,7 +167,8 @@ static char *panel_at(const epf_gemm_weight *w, int32_t expert, int32_t segment,
     return w->packed + index * w->segment_bytes + (uint64_t)n_tile * w->panel_bytes[0];
 }
 
-/* ---- life ---------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------- */
 
 static epf_status pack_all(epf_gemm_weight *w)
 {
@@ -178,7 +182,8 @@ static epf_status pack_all(epf_gemm_weight *w)
     return st;
 }
 
-/* Asks for huge pages, where a stream of weights misses the address cache less; a wish, not a need. */
+/* Asks for huge pages, where a stream of weights misses the address cache less; a wish, not a
+ * need. */
 static void prefer_huge_pages(char *memory, uint64_t bytes)
 {
 #if defined(MADV_HUGEPAGE)
@@ -251,11 +256,12 @@ int32_t epf_gemm_weight_panel_n(const epf_gemm_weight *weight, int32_t n_tile)
     return is_last_n(weight, n_tile) ? weight->last_n : weight->info.block_n;
 }
 
-/* ---- packing ------------------------------------------------------------------------------------- */
+/* ---- packing
+ * ------------------------------------------------------------------------------------- */
 
 /* The block of B that starts at (column n0 of its segment, k0). */
-static epf_gemm_source source_at(const epf_gemm_weight *w, int32_t expert, int32_t segment, int64_t n0,
-                                 int64_t k0)
+static epf_gemm_source source_at(const epf_gemm_weight *w, int32_t expert, int32_t segment,
+                                 int64_t n0, int64_t k0)
 {
     const epf_gemm_weight_desc *desc = &w->desc;
     epf_gemm_source source = {desc->data, desc->row_stride, desc->reduce_last_dim};
@@ -290,7 +296,8 @@ static epf_status widen_source(const epf_gemm_weight *w, const epf_gemm_block *b
     return EPF_OK;
 }
 
-/* Packs in fp32, then keeps the packed elements in the narrow type: each came from it, so this is exact. */
+/* Packs in fp32, then keeps the packed elements in the narrow type: each came from it, so this
+ * is exact. */
 static epf_status pack_widened(const epf_gemm_weight *w, const epf_gemm_block *block,
                                epf_gemm_source *source, char *packed, epf_gemm_scratch *scratch)
 {
@@ -304,14 +311,15 @@ static epf_status pack_widened(const epf_gemm_weight *w, const epf_gemm_block *b
     return EPF_OK;
 }
 
-static epf_status check_panel(const epf_gemm_weight *w, int32_t expert, int32_t segment, int32_t n_tile)
+static epf_status check_panel(const epf_gemm_weight *w, int32_t expert, int32_t segment,
+                              int32_t n_tile)
 {
-    EPF_CHECK_ARG(expert >= 0 && expert < w->desc.num_experts, "GEMM: expert is %d, must be in [0, %d)",
-                  expert, w->desc.num_experts);
+    EPF_CHECK_ARG(expert >= 0 && expert < w->desc.num_experts,
+                  "GEMM: expert is %d, must be in [0, %d)", expert, w->desc.num_experts);
     EPF_CHECK_ARG(segment >= 0 && segment < w->info.num_segments,
                   "GEMM: segment is %d, must be in [0, %d)", segment, w->info.num_segments);
-    EPF_CHECK_ARG(n_tile >= 0 && n_tile < w->info.num_n_tiles, "GEMM: n_tile is %d, must be in [0, %d)",
-                  n_tile, w->info.num_n_tiles);
+    EPF_CHECK_ARG(n_tile >= 0 && n_tile < w->info.num_n_tiles,
+                  "GEMM: n_tile is %d, must be in [0, %d)", n_tile, w->info.num_n_tiles);
     return EPF_OK;
 }
 
@@ -351,11 +359,12 @@ epf_status epf_gemm_weight_pack_expert(epf_gemm_weight *weight, int32_t expert,
     return EPF_OK;
 }
 
-/* ---- product ------------------------------------------------------------------------------------- */
+/* ---- product
+ * ------------------------------------------------------------------------------------- */
 
 /* Replaces the rows and the block of a product by fp32 copies in scratch. */
-static epf_status widen_product(const epf_gemm_weight *w, uint64_t elements, epf_gemm_product *product,
-                                epf_gemm_scratch *scratch)
+static epf_status widen_product(const epf_gemm_weight *w, uint64_t elements,
+                                epf_gemm_product *product, epf_gemm_scratch *scratch)
 {
     const int64_t k = product->block.k;
     void *rows;
@@ -365,7 +374,8 @@ static epf_status widen_product(const epf_gemm_weight *w, uint64_t elements, epf
     EPF_TRY(epf_gemm_scratch_get(scratch, EPF_GEMM_SLOT_B, elements * sizeof(float), &block));
     for (int64_t row = 0; row < product->m; row++) {
         epf_convert_to_f32((float *)rows + row * k,
-                           epf_gemm_at(product->a, w->desc.dtype, row * product->lda), w->desc.dtype, k);
+                           epf_gemm_at(product->a, w->desc.dtype, row * product->lda),
+                           w->desc.dtype, k);
     }
     epf_convert_to_f32(block, product->packed, w->desc.dtype, (int64_t)elements);
     product->a = rows;
@@ -378,7 +388,8 @@ static epf_status check_tile(const epf_gemm_weight *w, const epf_gemm_tile_args 
 {
     EPF_TRY(check_panel(w, args->expert, args->segment, args->n_tile));
     EPF_CHECK_ARG(args->m >= 0, "GEMM tile: m is %d, must not be negative", args->m);
-    EPF_CHECK_ARG(args->m == 0 || (args->a != NULL && args->c != NULL), "GEMM tile: a or c is NULL");
+    EPF_CHECK_ARG(args->m == 0 || (args->a != NULL && args->c != NULL),
+                  "GEMM tile: a or c is NULL");
     EPF_CHECK_ARG(args->lda >= w->desc.k, "GEMM tile: lda is %lld, must be at least %lld",
                   (long long)args->lda, (long long)w->desc.k);
     EPF_CHECK_ARG(args->ldc >= epf_gemm_weight_panel_n(w, args->n_tile),
@@ -391,7 +402,8 @@ epf_status epf_gemm_tile(const epf_gemm_weight *weight, const epf_gemm_tile_args
                          epf_gemm_scratch *scratch)
 {
     const char *packed;
-    EPF_CHECK_ARG(weight != NULL && args != NULL && scratch != NULL, "epf_gemm_tile: NULL argument");
+    EPF_CHECK_ARG(weight != NULL && args != NULL && scratch != NULL,
+                  "epf_gemm_tile: NULL argument");
     EPF_TRY(check_tile(weight, args));
     if (args->m == 0) {
         return EPF_OK;

@@ -6,20 +6,21 @@
  *     expert e, segment s, n_tile j   ->   panel [columns, K]
  *
  * Columns of a segment are cut into n_tiles of block_n, the last one shorter.  With two segments
- * (gate | up) each half is cut on its own, so that n_tile j of both halves holds the same columns of
- * the activation.  epf_gemm_tile() multiplies rows by one panel; epf_gemm_tn() is the weight gradient.
+ * (gate | up) each half is cut on its own, so that n_tile j of both halves holds the same columns
+ * of the activation.  epf_gemm_tile() multiplies rows by one panel; epf_gemm_tn() is the weight
+ * gradient.
  *
  * Letters   m rows of a tile; N columns and K reduction length of the weight, multiples of 8;
  *           L experts.
  * Numerics  fp32 accumulation over all of K, fp32 result, the caller rounds.  The bits of a result
- *           row depend only on that row of A, the panel and the weight object's provider and blocks:
+ *           row depend only on that row of A, the panel, and the provider and blocks of the weight:
  *           not on m, not on other rows, not on the thread.
  * Threads   every call does its work on the calling thread and starts none.  Any number of threads
  *           may use one weight at once, each with its own scratch.
- * Memory    nothing is read or written outside the matrices that the arguments describe: columns of a
- *           row past those described (lda > K) may hold anything, or not exist after the last row.
- * Alignment of a, b, c: that of their element type.  Fastest where nothing needs a copy: lda == K and
- * ldc == panel_n.
+ * Memory    nothing is read or written outside the matrices that the arguments describe.  What lies
+ *           between their rows (lda > K) may hold anything, and need not exist after the last row.
+ * Speed     a, b, c need the alignment of their element type only.  Nothing is copied where
+ *           lda == K and ldc == panel_n.
  */
 #ifndef EPF_GEMM_H
 #define EPF_GEMM_H
@@ -28,11 +29,11 @@
 #include "epfuse/epfuse_dtype.h"
 #include "epfuse/epfuse_status.h"
 
-/* AUTO is a choice per dtype and machine; the environment variable EPFUSE_GEMM (a name of this list)
- * replaces AUTO, never an explicit kind. */
-#define EPF_GEMM_KIND_MAP(X)         \
-    X(EPF_GEMM_AUTO, 0, "auto")      \
-    X(EPF_GEMM_ONEDNN, 1, "onednn")  \
+/* AUTO is a choice per dtype and machine; the environment variable EPFUSE_GEMM (a name of this
+ * list) replaces AUTO, never an explicit kind. */
+#define EPF_GEMM_KIND_MAP(X)          \
+    X(EPF_GEMM_AUTO, 0, "auto")       \
+    X(EPF_GEMM_ONEDNN, 1, "onednn")   \
     X(EPF_GEMM_LIBXSMM, 2, "libxsmm") \
     X(EPF_GEMM_PORTABLE, 3, "portable")
 
@@ -57,24 +58,24 @@ typedef struct epf_gemm_weight_desc {
     int64_t row_stride;    /* elements from row to row of one expert; 0: dense                 */
     const void *data;      /* expert 0, or NULL when matrix_data is given                      */
     /* Instead of data: [L * num_segments] pointers, entry e * num_segments + s is the first element
-     * of that expert's segment, [N / num_segments, K] or [K, N / num_segments], rows row_stride apart
-     * (0: dense within the segment).  The array must live as long as packing goes on. */
+     * of that expert's segment, [N / num_segments, K] or [K, N / num_segments], rows row_stride
+     * apart (0: dense within the segment).  The array must live as long as packing goes on. */
     const void *const *matrix_data;
     int32_t num_segments; /* 1 (also 0), or 2 for gate | up: N / 2 columns each, a multiple of 8 */
     int32_t block_n;      /* columns of a panel, a multiple of 8; 0: 256                          */
-    int32_t block_k;      /* K is summed in chunks of this, a multiple of 8; 0: the provider's choice */
-    bool defer_pack;      /* create() packs nothing: the caller packs every panel before its use  */
+    int32_t block_k; /* K is summed in chunks of this, a multiple of 8; 0: the provider's choice */
+    bool defer_pack; /* create() packs nothing: the caller packs every panel before its use  */
 } epf_gemm_weight_desc;
 
 typedef struct epf_gemm_weight_info {
-    epf_gemm_kind kind;     /* the provider in use, never AUTO                      */
-    bool widened;           /* panels are kept in fp32 although dtype is narrower   */
-    int32_t num_segments;   /* 1 or 2                                               */
-    int32_t num_n_tiles;    /* panels per segment                                   */
-    int32_t block_n;        /* columns of all but a segment's last panel            */
-    int32_t block_k;        /* chunk of K in use; K itself when it is not cut       */
-    int64_t segment_n;      /* columns of a segment: N / num_segments               */
-    uint64_t packed_bytes;  /* memory of the packed weight                          */
+    epf_gemm_kind kind;    /* the provider in use, never AUTO                      */
+    bool widened;          /* panels are kept in fp32 although dtype is narrower   */
+    int32_t num_segments;  /* 1 or 2                                               */
+    int32_t num_n_tiles;   /* panels per segment                                   */
+    int32_t block_n;       /* columns of all but a segment's last panel            */
+    int32_t block_k;       /* chunk of K in use; K itself when it is not cut       */
+    int64_t segment_n;     /* columns of a segment: N / num_segments               */
+    uint64_t packed_bytes; /* memory of the packed weight                          */
 } epf_gemm_weight_info;
 
 /**
@@ -109,7 +110,7 @@ typedef struct epf_gemm_tile_args {
     int32_t m;       /* rows; 0 does nothing                                  */
     const void *a;   /* [m, K] dtype, rows lda elements apart, lda >= K       */
     int64_t lda;
-    float *c;        /* [m, panel_n] out, rows ldc elements apart             */
+    float *c; /* [m, panel_n] out, rows ldc elements apart             */
     int64_t ldc;
 } epf_gemm_tile_args;
 
@@ -124,13 +125,14 @@ typedef struct epf_gemm_tn_args {
     int32_t m, n;       /* tile of the result; any size >= 1                     */
     const void *a;      /* [rows, m] dtype: points at the tile's first column    */
     int64_t lda;
-    const void *b;      /* [rows, n] dtype                                       */
+    const void *b; /* [rows, n] dtype                                       */
     int64_t ldb;
-    float *c;           /* [m, n] out                                            */
+    float *c; /* [m, n] out                                            */
     int64_t ldc;
 } epf_gemm_tn_args;
 
-/* c = a^T x b.  Rows are summed in order; for one (kind, dtype, m, n) the bits depend on a and b only. */
+/* c = a^T x b.  Rows are summed in order; for one (kind, dtype, m, n) the bits depend on a and b
+ * only. */
 epf_status epf_gemm_tn(const epf_gemm_tn_args *args, epf_gemm_scratch *scratch);
 
 /* One per thread; memory grows to what the thread's calls need and is kept. */

@@ -1,10 +1,11 @@
 /*
  * epf_gemm_internal.h: what the frame of the tile GEMM and its providers share.
  *
- * The frame (epf_gemm.c, epf_gemm_tn.c) owns panels, chunks of K and widening; a provider knows blocks only:
- * block [n, k] of one compute type, packed in its own layout, times rows.  A block of a widened weight
- * is kept in the narrow type, in the provider's fp32 layout element by element, and widened into
- * scratch when it is used: half the memory and half the traffic of keeping fp32, the same bits.
+ * The frame (epf_gemm.c, epf_gemm_tn.c) owns panels, chunks of K and widening; a provider knows
+ * blocks only: block [n, k] of one compute type, packed in its own layout, times rows.  A block of
+ * a widened weight is kept in the narrow type, in the provider's fp32 layout element by element,
+ * and widened into scratch when it is used: half the memory and half the traffic of keeping fp32,
+ * the same bits.
  */
 #ifndef EPF_GEMM_INTERNAL_H
 #define EPF_GEMM_INTERNAL_H

@@ -29,15 +29,15 @@ const char *epf_gemm_kind_name(epf_gemm_kind kind)
 epf_status epf_gemm_kind_parse(const char *name, epf_gemm_kind *kind)
 {
     EPF_CHECK_ARG(name != NULL && kind != NULL, "epf_gemm_kind_parse: NULL argument");
-#define X(constant, value, text)     \
-    if (strcmp(name, text) == 0) {   \
-        *kind = constant;            \
-        return EPF_OK;               \
+#define X(constant, value, text)   \
+    if (strcmp(name, text) == 0) { \
+        *kind = constant;          \
+        return EPF_OK;             \
     }
     EPF_GEMM_KIND_MAP(X)
 #undef X
-    return EPF_FAIL(EPF_E_INVALID, "GEMM provider '%.40s' is none of auto, onednn, libxsmm, portable",
-                    name);
+    return EPF_FAIL(EPF_E_INVALID,
+                    "GEMM provider '%.40s' is none of auto, onednn, libxsmm, portable", name);
 }
 
 const epf_gemm_provider *epf_gemm_provider_get(epf_gemm_kind kind)
@@ -102,8 +102,8 @@ epf_status epf_gemm_provider_query(epf_gemm_kind kind, epf_dtype dtype,
 {
     EPF_CHECK_ARG(info != NULL, "epf_gemm_provider_query: info is NULL");
     EPF_CHECK_ARG(epf_gemm_kind_name(kind) != NULL, "GEMM kind %d is none", (int)kind);
-    EPF_CHECK_ARG(epf_dtype_is_token((int32_t)dtype), "GEMM dtype is %s, must be fp32, bf16 or fp16",
-                  epf_dtype_name((int32_t)dtype));
+    EPF_CHECK_ARG(epf_dtype_is_token((int32_t)dtype),
+                  "GEMM dtype is %s, must be fp32, bf16 or fp16", epf_dtype_name((int32_t)dtype));
     EPF_TRY(kind_from_environment(&kind));
     if (kind == EPF_GEMM_AUTO) {
         query_auto(dtype, info);

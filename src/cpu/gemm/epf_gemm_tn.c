@@ -2,8 +2,8 @@
  * epf_gemm_tn.c: c = a^T x b over the rows of a and b, the weight gradient, on a provider's blocks.
  *
  * Rows are taken in chunks.  A chunk of b is packed like a weight of n columns and K = rows; the
- * same chunk of a is transposed to m rows of K.  The last chunk is filled up with rows of zeros to a
- * multiple of ROW_MULTIPLE, which adds nothing and keeps the number of shapes small.
+ * same chunk of a is transposed to m rows of K.  The last chunk is filled up with rows of zeros to
+ * a multiple of ROW_MULTIPLE, which adds nothing and keeps the number of shapes small.
  */
 #include <string.h>
 
@@ -11,10 +11,7 @@
 #include "cpu/gemm/epf_convert.h"
 #include "cpu/gemm/epf_gemm_internal.h"
 
-enum {
-    CHUNK_ROWS = 512,
-    ROW_MULTIPLE = 64
-};
+enum { CHUNK_ROWS = 512, ROW_MULTIPLE = 64 };
 
 /* What one call works with. */
 typedef struct tn_job {
@@ -29,19 +26,20 @@ static epf_status check_args(const epf_gemm_tn_args *args)
 {
     EPF_CHECK_ARG(args->rows >= 0, "GEMM tn: rows is %lld, must not be negative",
                   (long long)args->rows);
-    EPF_CHECK_ARG(args->m >= 1 && args->n >= 1, "GEMM tn: m %d and n %d must be at least 1", args->m,
-                  args->n);
+    EPF_CHECK_ARG(args->m >= 1 && args->n >= 1, "GEMM tn: m %d and n %d must be at least 1",
+                  args->m, args->n);
     EPF_CHECK_ARG(args->c != NULL && (args->rows == 0 || (args->a != NULL && args->b != NULL)),
                   "GEMM tn: a, b or c is NULL");
     EPF_CHECK_ARG(args->lda >= args->m && args->ldb >= args->n && args->ldc >= args->n,
                   "GEMM tn: lda %lld, ldb %lld, ldc %lld must be at least %d, %d, %d",
-                  (long long)args->lda, (long long)args->ldb, (long long)args->ldc, args->m, args->n,
-                  args->n);
+                  (long long)args->lda, (long long)args->ldb, (long long)args->ldc, args->m,
+                  args->n, args->n);
     return EPF_OK;
 }
 
 /* A dense copy [padded_rows, width] in the compute type, zeros past `rows`. */
-static void gather(const tn_job *job, void *to, const void *from, int64_t stride, const int64_t size[3])
+static void gather(const tn_job *job, void *to, const void *from, int64_t stride,
+                   const int64_t size[3])
 {
     const int64_t rows = size[0];
     const int64_t padded_rows = size[1];
@@ -70,27 +68,27 @@ typedef uint16_t half_vector __attribute__((vector_size(16)));
 typedef uint32_t word_vector __attribute__((vector_size(16)));
 
 /*
- * A square of `side` vectors.  Interleaving row i with row i + side / 2, for all i, log2(side) times is a
- * transposition.
+ * A square of `side` vectors.  Interleaving row i with row i + side / 2, for all i, log2(side)
+ * times is a transposition.
  */
-#define DEFINE_SQUARE(name, type, vector, side, rounds, low, high)                \
-    static inline void name(type *to, const type *from, const flip *f)            \
-    {                                                                             \
-        vector r[side];                                                           \
-        vector s[side];                                                           \
-        for (int i = 0; i < (side); i++) {                                        \
-            memcpy(&r[i], from + i * f->from_stride, sizeof r[i]);                \
-        }                                                                         \
-        for (int round = 0; round < (rounds); round++) {                          \
-            for (int i = 0; i < (side) / 2; i++) {                                \
-                s[2 * i] = low(r[i], r[i + (side) / 2]);                          \
-                s[2 * i + 1] = high(r[i], r[i + (side) / 2]);                     \
-            }                                                                     \
-            memcpy(r, s, sizeof r);                                               \
-        }                                                                         \
-        for (int i = 0; i < (side); i++) {                                        \
-            memcpy(to + i * f->to_stride, &r[i], sizeof r[i]);                    \
-        }                                                                         \
+#define DEFINE_SQUARE(name, type, vector, side, rounds, low, high)     \
+    static inline void name(type *to, const type *from, const flip *f) \
+    {                                                                  \
+        vector r[side];                                                \
+        vector s[side];                                                \
+        for (int i = 0; i < (side); i++) {                             \
+            memcpy(&r[i], from + i * f->from_stride, sizeof r[i]);     \
+        }                                                              \
+        for (int round = 0; round < (rounds); round++) {               \
+            for (int i = 0; i < (side) / 2; i++) {                     \
+                s[2 * i] = low(r[i], r[i + (side) / 2]);               \
+                s[2 * i + 1] = high(r[i], r[i + (side) / 2]);          \
+            }                                                          \
+            memcpy(r, s, sizeof r);                                    \
+        }                                                              \
+        for (int i = 0; i < (side); i++) {                             \
+            memcpy(to + i * f->to_stride, &r[i], sizeof r[i]);         \
+        }                                                              \
     }
 
 #define LOW_16(x, y) __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11)
@@ -100,22 +98,21 @@ typedef uint32_t word_vector __attribute__((vector_size(16)));
 DEFINE_SQUARE(square_16, uint16_t, half_vector, 8, 3, LOW_16, HIGH_16)
 DEFINE_SQUARE(square_32, uint32_t, word_vector, 4, 2, LOW_32, HIGH_32)
 
-#define DEFINE_TRANSPOSE(name, type, square, side)                                      \
-    static void name(type *to, const type *from, const flip *f)                         \
-    {                                                                                   \
-        const int64_t rows = f->rows / (side) * (side);                                 \
-        const int64_t width = f->width / (side) * (side);                               \
-        for (int64_t column = 0; column < width; column += (side)) {                    \
-            for (int64_t row = 0; row < rows; row += (side)) {                          \
-                square(to + column * f->to_stride + row,                                \
-                       from + row * f->from_stride + column, f);                        \
-            }                                                                           \
-        }                                                                               \
-        for (int64_t column = 0; column < f->width; column++) {                         \
-            for (int64_t row = column < width ? rows : 0; row < f->rows; row++) {       \
-                to[column * f->to_stride + row] = from[row * f->from_stride + column];  \
-            }                                                                           \
-        }                                                                               \
+#define DEFINE_TRANSPOSE(name, type, square, side)                                                 \
+    static void name(type *to, const type *from, const flip *f)                                    \
+    {                                                                                              \
+        const int64_t rows = f->rows / (side) * (side);                                            \
+        const int64_t width = f->width / (side) * (side);                                          \
+        for (int64_t column = 0; column < width; column += (side)) {                               \
+            for (int64_t row = 0; row < rows; row += (side)) {                                     \
+                square(to + column * f->to_stride + row, from + row * f->from_stride + column, f); \
+            }                                                                                      \
+        }                                                                                          \
+        for (int64_t column = 0; column < f->width; column++) {                                    \
+            for (int64_t row = column < width ? rows : 0; row < f->rows; row++) {                  \
+                to[column * f->to_stride + row] = from[row * f->from_stride + column];             \
+            }                                                                                      \
+        }                                                                                          \
     }
 DEFINE_TRANSPOSE(transpose_16, uint16_t, square_16, 8)
 DEFINE_TRANSPOSE(transpose_32, uint32_t, square_32, 4)
@@ -127,7 +124,8 @@ static epf_status transpose_a(const tn_job *job, int64_t row0, const int64_t siz
     const int64_t row_bytes = size[1] * job->element;
     const void *from = epf_gemm_at(args->a, args->dtype, row0 * args->lda);
     flip f = {size[0], size[2], size[1], args->lda};
-    EPF_TRY(epf_gemm_scratch_get(job->scratch, EPF_GEMM_SLOT_A, (uint64_t)(size[2] * row_bytes), made));
+    EPF_TRY(
+        epf_gemm_scratch_get(job->scratch, EPF_GEMM_SLOT_A, (uint64_t)(size[2] * row_bytes), made));
     if (job->compute != args->dtype) {
         const int64_t unpadded[3] = {size[0], size[0], size[2]};
         void *dense;

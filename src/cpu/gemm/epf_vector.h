@@ -1,15 +1,16 @@
 /*
  * epf_vector.h: the few loops that are worth an instruction set of their own.
  *
- * vector_body.h holds them once; vector_base.c, vector_avx2.c and vector_avx512.c compile it for one
- * set each, and epf_vector_ops_get() takes the best that the processor has.
+ * vector_body.h holds them once; vector_base.c, vector_avx2.c and vector_avx512.c compile it for
+ * one set each, and epf_vector_ops_get() takes the best that the processor has.
  */
 #ifndef EPF_VECTOR_H
 #define EPF_VECTOR_H
 
 #include "core/epf_dtype.h"
 
-/* c [m, n] (=) or (+=) a [m, k] x strips; strips are [ceil(n / strip_n)][k][strip_n], zero padded. */
+/* c [m, n] (=) or (+=) a [m, k] x strips; strips are [ceil(n / strip_n)][k][strip_n], zero
+ * padded. */
 typedef struct epf_vector_product {
     int32_t m;
     int32_t n;

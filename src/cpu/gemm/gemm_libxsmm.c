@@ -1,8 +1,8 @@
 /*
  * gemm_libxsmm.c: the provider over libxsmm's generated kernels (x86-64).
  *
- * libxsmm is column-major: its C^T [n, m] = B^T [n, k] x A^T [k, m].  A packed block is that B^T: k rows
- * of n floats, or k / 2 rows of n pairs for bf16.
+ * libxsmm is column-major: its C^T [n, m] = B^T [n, k] x A^T [k, m].  A packed block is that B^T: k
+ * rows of n floats, or k / 2 rows of n pairs for bf16.
  */
 #include <cpuid.h>
 #include <libxsmm.h>
@@ -39,8 +39,8 @@ static void query(epf_dtype dtype, epf_gemm_provider_info *info)
     info->kind = EPF_GEMM_LIBXSMM;
     info->built = true;
     info->usable = libxsmm_get_target_archid() >= LIBXSMM_X86_AVX2;
-    info->widened = info->usable && dtype != EPF_DTYPE_F32 &&
-                    !(dtype == EPF_DTYPE_BF16 && serves_bf16());
+    info->widened =
+        info->usable && dtype != EPF_DTYPE_F32 && !(dtype == EPF_DTYPE_BF16 && serves_bf16());
     (void)snprintf(info->text, sizeof info->text, "libxsmm %d.%d, %s%s", LIBXSMM_VERSION_MAJOR,
                    LIBXSMM_VERSION_MINOR, libxsmm_get_target_arch(),
                    info->usable ? "" : ": needs AVX2");
@@ -54,7 +54,8 @@ static int32_t default_block_k(epf_dtype compute)
 
 /*
  * Columns of a packed block.  libxsmm cuts them into 64 and a rest; a rest of one vector it sums in
- * several chains of k, how many depends on m.  Two vectors are always one chain each: fill up to those.
+ * several chains of k, how many depends on m.  Two vectors are always one chain each: fill up to
+ * those.
  */
 static int32_t padded_n(const epf_gemm_block *block)
 {
@@ -70,22 +71,22 @@ static epf_status packed_bytes(const epf_gemm_block *block, uint64_t *bytes)
 }
 
 /* Goes through both sides in squares, so that the side that is not contiguous stays in cache. */
-#define DEFINE_PACK(name, type, group)                                                             \
-    static void name(const epf_gemm_block *block, const epf_gemm_source *source, type *packed)     \
-    {                                                                                              \
-        const type *data = source->data;                                                           \
-        const int64_t column_step = source->reduce_last_dim ? source->row_stride : 1;              \
-        const int64_t k_step = source->reduce_last_dim ? 1 : source->row_stride;                   \
-        const int64_t width = padded_n(block);                                                     \
-        for (int64_t k0 = 0; k0 < block->k; k0 += SQUARE) {                                        \
-            const int64_t k1 = epf_min64(k0 + SQUARE, block->k);                                   \
-            for (int64_t column = 0; column < block->n; column++) {                                \
-                for (int64_t k = k0; k < k1; k++) {                                                \
-                    packed[(k / (group) * width + column) * (group) + k % (group)] =               \
-                        data[k * k_step + column * column_step];                                   \
-                }                                                                                  \
-            }                                                                                      \
-        }                                                                                          \
+#define DEFINE_PACK(name, type, group)                                                         \
+    static void name(const epf_gemm_block *block, const epf_gemm_source *source, type *packed) \
+    {                                                                                          \
+        const type *data = source->data;                                                       \
+        const int64_t column_step = source->reduce_last_dim ? source->row_stride : 1;          \
+        const int64_t k_step = source->reduce_last_dim ? 1 : source->row_stride;               \
+        const int64_t width = padded_n(block);                                                 \
+        for (int64_t k0 = 0; k0 < block->k; k0 += SQUARE) {                                    \
+            const int64_t k1 = epf_min64(k0 + SQUARE, block->k);                               \
+            for (int64_t column = 0; column < block->n; column++) {                            \
+                for (int64_t k = k0; k < k1; k++) {                                            \
+                    packed[(k / (group)*width + column) * (group) + k % (group)] =             \
+                        data[k * k_step + column * column_step];                               \
+                }                                                                              \
+            }                                                                                  \
+        }                                                                                      \
     }
 DEFINE_PACK(pack_f32, float, 1)
 DEFINE_PACK(pack_bf16, uint16_t, PAIR)
@@ -107,14 +108,15 @@ static epf_status pack(const epf_gemm_block *block, const epf_gemm_source *sourc
     return EPF_OK;
 }
 
-/* The library keeps its kernels by shape and finds them again; none when its memory for code is full. */
+/* The library keeps its kernels by shape and finds them again; none when its memory for code is
+ * full. */
 static epf_status run(const epf_gemm_product *p, int32_t n)
 {
     const float alpha = 1.0f;
     const float beta = p->accumulate ? 1.0f : 0.0f;
     const int prefetch = LIBXSMM_PREFETCH_NONE;
-    const int flags = p->block.dtype == EPF_DTYPE_F32 ? LIBXSMM_GEMM_FLAG_NONE
-                                                      : LIBXSMM_GEMM_FLAG_VNNI_A;
+    const int flags =
+        p->block.dtype == EPF_DTYPE_F32 ? LIBXSMM_GEMM_FLAG_NONE : LIBXSMM_GEMM_FLAG_VNNI_A;
     const libxsmm_blasint ldb = (libxsmm_blasint)p->lda;
     const libxsmm_blasint ldc = (libxsmm_blasint)p->ldc;
     if (p->block.dtype == EPF_DTYPE_F32) {
@@ -132,7 +134,8 @@ static epf_status run(const epf_gemm_product *p, int32_t n)
             return EPF_OK;
         }
     }
-    return EPF_FAIL(EPF_E_NO_MEMORY, "libxsmm has no kernel for m %d n %d k %d", p->m, n, p->block.k);
+    return EPF_FAIL(EPF_E_NO_MEMORY, "libxsmm has no kernel for m %d n %d k %d", p->m, n,
+                    p->block.k);
 }
 
 static epf_status multiply(const epf_gemm_product *product, epf_gemm_scratch *scratch)

@@ -1,8 +1,9 @@
 /*
- * gemm_onednn.c: the provider over oneDNN's matmul with packed weights (brgemm: AVX-512, AVX512-BF16, AMX).
+ * gemm_onednn.c: the provider over oneDNN's matmul with packed weights (brgemm: AVX-512,
+ * AVX512-BF16, AMX).
  *
- * Rows are multiplied in strips (onednn_cache.h says why).  The library's fast kernels take dense A and C
- * only, so others are copied beside; a short strip is filled up with rows of zeros.
+ * Rows are multiplied in strips (onednn_cache.h says why).  The library's fast kernels take dense A
+ * and C only, so others are copied beside; a short strip is filled up with rows of zeros.
  */
 #include <stdio.h>
 #include <string.h>
@@ -86,8 +87,8 @@ static epf_status run_reorder(dnnl_primitive_t primitive, const onednn_matrix *c
     dnnl_memory_t memory[2] = {NULL, NULL};
     dnnl_exec_arg_t args[2];
     for (int i = 0; i < 2; i++) {
-        ONEDNN_TRY_GOTO(dnnl_memory_create(&memory[i], ONEDNN_DESC(matrix[i]), context->engine, data[i]),
-                        done);
+        ONEDNN_TRY_GOTO(
+            dnnl_memory_create(&memory[i], ONEDNN_DESC(matrix[i]), context->engine, data[i]), done);
         args[i] = (dnnl_exec_arg_t){role[i], memory[i]};
     }
     ONEDNN_TRY_GOTO(dnnl_primitive_execute(primitive, context->stream, 2, args), done);
@@ -102,7 +103,8 @@ done:
 }
 
 /* From any strides, by a primitive for this once. */
-static epf_status pack_strided(const onednn_kernel *kernel, const epf_gemm_source *source, void *packed)
+static epf_status pack_strided(const onednn_kernel *kernel, const epf_gemm_source *source,
+                               void *packed)
 {
     epf_status st = EPF_OK;
     const int64_t size[2] = {kernel->shape.k, kernel->shape.n};
@@ -149,7 +151,8 @@ static void copy_rows(void *to, int64_t to_stride, const void *from, int64_t fro
                       const int64_t size[2])
 {
     for (int64_t row = 0; row < size[0]; row++) {
-        memcpy((char *)to + row * to_stride, (const char *)from + row * from_stride, (size_t)size[1]);
+        memcpy((char *)to + row * to_stride, (const char *)from + row * from_stride,
+               (size_t)size[1]);
     }
 }
 
@@ -224,7 +227,8 @@ static epf_gemm_product rows_of(const epf_gemm_product *p, int32_t row0, int32_t
 
 static epf_status multiply_strip(const epf_gemm_product *p, epf_gemm_scratch *scratch)
 {
-    const onednn_shape shape = {(int32_t)p->block.dtype, p->m, p->block.n, p->block.k, p->accumulate};
+    const onednn_shape shape = {(int32_t)p->block.dtype, p->m, p->block.n, p->block.k,
+                                p->accumulate};
     const onednn_kernel *kernel;
     epf_status st;
     EPF_TRY(onednn_kernel_get(&shape, &kernel));

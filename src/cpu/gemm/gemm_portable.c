@@ -37,7 +37,8 @@ static epf_status packed_bytes(const epf_gemm_block *block, uint64_t *bytes)
 }
 
 /* One strip from [n, k] rows: element (k, column) comes from row `column`. */
-static void pack_strip_nk(const float *data, int64_t row_stride, int32_t k, int32_t columns, float *strip)
+static void pack_strip_nk(const float *data, int64_t row_stride, int32_t k, int32_t columns,
+                          float *strip)
 {
     const int32_t strip_n = epf_vector_ops_get()->strip_n;
     for (int32_t column = 0; column < columns; column++) {
@@ -48,11 +49,13 @@ static void pack_strip_nk(const float *data, int64_t row_stride, int32_t k, int3
     }
 }
 
-static void pack_strip_kn(const float *data, int64_t row_stride, int32_t k, int32_t columns, float *strip)
+static void pack_strip_kn(const float *data, int64_t row_stride, int32_t k, int32_t columns,
+                          float *strip)
 {
     const int32_t strip_n = epf_vector_ops_get()->strip_n;
     for (int32_t i = 0; i < k; i++) {
-        memcpy(strip + (int64_t)i * strip_n, data + i * row_stride, (size_t)columns * sizeof *strip);
+        memcpy(strip + (int64_t)i * strip_n, data + i * row_stride,
+               (size_t)columns * sizeof *strip);
     }
 }
 
@@ -70,7 +73,8 @@ static epf_status pack(const epf_gemm_block *block, const epf_gemm_source *sourc
             memset(strip, 0, (size_t)elements * sizeof *strip);
         }
         if (source->reduce_last_dim) {
-            pack_strip_nk(data + n0 * source->row_stride, source->row_stride, block->k, columns, strip);
+            pack_strip_nk(data + n0 * source->row_stride, source->row_stride, block->k, columns,
+                          strip);
         } else {
             pack_strip_kn(data + n0, source->row_stride, block->k, columns, strip);
         }

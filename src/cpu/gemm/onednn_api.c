@@ -84,7 +84,7 @@ void onednn_scope_leave(int saved)
 
 epf_status onednn_fail(dnnl_status_t status, const char *what)
 {
-    const epf_status ours = status == dnnl_out_of_memory    ? EPF_E_NO_MEMORY
+    const epf_status ours = status == dnnl_out_of_memory   ? EPF_E_NO_MEMORY
                             : status == dnnl_unimplemented ? EPF_E_UNSUPPORTED
                                                            : EPF_E_INTERNAL;
     return EPF_FAIL(ours, "oneDNN: %.200s gave status %d", what, (int)status);
@@ -156,7 +156,8 @@ dnnl_status_t onednn_matrix_strided(onednn_matrix *matrix, int32_t dtype, const 
 static dnnl_status_t matrix_any(onednn_matrix *matrix, int32_t dtype, const int64_t size[2])
 {
     const dnnl_dims_t dims = {size[0], size[1]};
-    return dnnl_memory_desc_init_by_tag(&matrix->desc, 2, dims, data_type(dtype), dnnl_format_tag_any);
+    return dnnl_memory_desc_init_by_tag(&matrix->desc, 2, dims, data_type(dtype),
+                                        dnnl_format_tag_any);
 }
 
 static dnnl_status_t matrix_copy(onednn_matrix *matrix, const onednn_matrix *from)
@@ -243,8 +244,7 @@ static dnnl_status_t make_operands(const onednn_shape *shape, const onednn_matri
 {
     const int64_t size[3][2] = {{shape->m, shape->k}, {shape->k, shape->n}, {shape->m, shape->n}};
     const int64_t stride[3][2] = {{shape->k, 1}, {0, 0}, {shape->n, 1}};
-    dnnl_status_t status =
-        onednn_matrix_strided(&operand[0], shape->dtype, size[0], stride[0]);
+    dnnl_status_t status = onednn_matrix_strided(&operand[0], shape->dtype, size[0], stride[0]);
     if (status == dnnl_success) {
         status = weights != NULL ? matrix_copy(&operand[1], weights)
                                  : matrix_any(&operand[1], shape->dtype, size[1]);

@@ -1,8 +1,8 @@
 /*
  * onednn_api.h: the little of oneDNN's C API that the provider needs, the same over 2.x and 3.x.
  *
- * Each call does its work on the calling thread: where the library was built over OpenMP, a scope sets
- * this thread's team to one and restores it (a setting of the thread, not of the process).
+ * Each call does its work on the calling thread: where the library was built over OpenMP, a scope
+ * sets this thread's team to one and restores it (a setting of the thread, not of the process).
  */
 #ifndef ONEDNN_API_H
 #define ONEDNN_API_H
@@ -48,13 +48,13 @@ void onednn_scope_leave(int saved);
 /* Maps a library status to ours and records the text. */
 epf_status onednn_fail(dnnl_status_t status, const char *what);
 
-#define ONEDNN_TRY_GOTO(call, label)                  \
-    do {                                              \
-        const dnnl_status_t onednn_status = (call);   \
-        if (onednn_status != dnnl_success) {          \
-            st = onednn_fail(onednn_status, #call);   \
-            goto label;                               \
-        }                                             \
+#define ONEDNN_TRY_GOTO(call, label)                \
+    do {                                            \
+        const dnnl_status_t onednn_status = (call); \
+        if (onednn_status != dnnl_success) {        \
+            st = onednn_fail(onednn_status, #call); \
+            goto label;                             \
+        }                                           \
     } while (0)
 
 /* [rows, columns] with these strides, in elements. */

@@ -179,13 +179,15 @@ static epf_status make_layout(const onednn_shape *shape, onednn_kernel **made)
     return kernel_make_tried(shape, STRIP, NULL, NULL, made);
 }
 
-/* The gradient packs such a source for every chunk of rows: worth keeping.  Destroys kernel if it fails. */
+/* The gradient packs such a source for every chunk of rows: worth keeping.  Destroys kernel if
+ * it fails. */
 static epf_status make_pack_kn(onednn_kernel *kernel)
 {
     epf_status st = EPF_OK;
     const int64_t size[2] = {kernel->shape.k, kernel->shape.n};
     const int64_t stride[2] = {kernel->shape.n, 1};
-    ONEDNN_TRY_GOTO(onednn_matrix_strided(&kernel->source_kn, kernel->shape.dtype, size, stride), done);
+    ONEDNN_TRY_GOTO(onednn_matrix_strided(&kernel->source_kn, kernel->shape.dtype, size, stride),
+                    done);
     st = onednn_reorder_make(&kernel->source_kn, &kernel->weights, &kernel->pack_kn);
 
 done:

@@ -1,4 +1,5 @@
-/* onednn_try.c: running a kernel, and the trial that decides whether its rows have the strip's bits. */
+/* onednn_try.c: running a kernel, and the trial that decides whether its rows have the strip's
+ * bits. */
 #include <string.h>
 
 #include "base/epf_alloc.h"
@@ -11,7 +12,8 @@ epf_status onednn_kernel_run(const onednn_kernel *kernel, const onednn_operands 
 {
     epf_status st = EPF_OK;
     const onednn_context *context = onednn_context_get();
-    const onednn_matrix *matrix[4] = {&kernel->a, &kernel->weights, &kernel->c, &kernel->scratchpad};
+    const onednn_matrix *matrix[4] = {&kernel->a, &kernel->weights, &kernel->c,
+                                      &kernel->scratchpad};
     const void *data[4] = {operands->a, operands->packed, operands->c, operands->scratchpad};
     const int role[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
     dnnl_memory_t memory[4] = {NULL, NULL, NULL, NULL};
@@ -48,7 +50,8 @@ static void fill(void *data, int32_t dtype, uint64_t count, uint64_t seed)
         } else if (dtype == EPF_DTYPE_BF16) {
             ((uint16_t *)data)[i] = (uint16_t)(bits >> 16);
         } else { /* fp16: exponents 2^-8 .. 2^-1 */
-            ((uint16_t *)data)[i] = (uint16_t)((bits >> 16 & 0x83ffu) | (7u + (z >> 60 & 7u)) << 10);
+            ((uint16_t *)data)[i] =
+                (uint16_t)((bits >> 16 & 0x83ffu) | (7u + (z >> 60 & 7u)) << 10);
         }
     }
 }
@@ -85,7 +88,8 @@ static epf_status trial_make(trial *t, const onednn_kernel *const kernel[2])
     whole = t->a != NULL && t->packed != NULL;
     for (int i = 0; i < 2; i++) {
         t->c[i] = epf_alloc(rows * (uint64_t)shape->n, sizeof(float));
-        t->scratchpad[i] = epf_alloc_aligned(kernel[i]->scratchpad_bytes + 1, 1, EPF_GEMM_ALIGNMENT);
+        t->scratchpad[i] =
+            epf_alloc_aligned(kernel[i]->scratchpad_bytes + 1, 1, EPF_GEMM_ALIGNMENT);
         whole = whole && t->c[i] != NULL && t->scratchpad[i] != NULL;
     }
     if (!whole) {
@@ -94,20 +98,23 @@ static epf_status trial_make(trial *t, const onednn_kernel *const kernel[2])
     }
     fill(t->packed, shape->dtype, kernel[1]->weights_bytes / element, 1);
     for (uint64_t row = 0; row < rows; row++) {
-        fill((char *)t->a + row * k * element, shape->dtype, k, 1000000007u * (1 + row % NUM_PATTERNS));
+        fill((char *)t->a + row * k * element, shape->dtype, k,
+             1000000007u * (1 + row % NUM_PATTERNS));
     }
     return EPF_OK;
 }
 
-/* Each of the kernel's rows, against the strip kernel's row of the same contents at another place. */
+/* Each of the kernel's rows, against the strip kernel's row of the same contents at another
+ * place. */
 static epf_status compare(const trial *t, const onednn_kernel *kernel)
 {
     const size_t bytes = (size_t)t->n * sizeof(float);
     for (int64_t row = 0; row < kernel->rows; row++) {
         const float *want = t->c[1] + row % NUM_PATTERNS * t->n;
         if (memcmp(t->c[0] + row * t->n, want, bytes) != 0) {
-            return EPF_FAIL(EPF_E_UNSUPPORTED, "oneDNN sums %d rows of n %lld k %lld in another order",
-                            kernel->rows, (long long)t->n, (long long)t->k);
+            return EPF_FAIL(EPF_E_UNSUPPORTED,
+                            "oneDNN sums %d rows of n %lld k %lld in another order", kernel->rows,
+                            (long long)t->n, (long long)t->k);
         }
     }
     return EPF_OK;

@@ -5,9 +5,9 @@
  *   LANES         floats of a vector        ROWS          rows of the register tile
  *
  * The register tile is ROWS x 2 vectors.  Every element of C is one chain of multiply-adds in
- * ascending k that starts from C or zero, whatever the tile it falls into: a row's bits do not depend
- * on m.  These files are compiled with -ffp-contract=fast, so a chain is fused where the set has FMA,
- * and then it is fused in every tile size.
+ * ascending k that starts from C or zero, whatever the tile it falls into: a row's bits do not
+ * depend on m.  These files are compiled with -ffp-contract=fast, so a chain is fused where the set
+ * has FMA, and then it is fused in every tile size.
  */
 #include <string.h>
 
@@ -136,7 +136,8 @@ static void tile_any(const epf_vector_product *p, const float *a, const float *s
     }
 }
 
-/* A strip narrower than STRIP_N goes through a full tile beside C, so that C's neighbours are not touched. */
+/* A strip narrower than STRIP_N goes through a full tile beside C, so that C's neighbours are
+ * not touched. */
 static void tile_narrow(const epf_vector_product *p, const float *a, const float *strip, float *c,
                         int columns, int rows)
 {
@@ -184,8 +185,9 @@ static void add_f32(float *sum, const float *src, float factor, int64_t count)
 }
 
 /*
- * exp(x) = 2^n exp(r), x = n ln 2 + r, |r| <= ln 2 / 2, with a Taylor polynomial of degree 7 for exp(r): its
- * remainder is below 0.35^8 / 8! = 6e-9, so the error is a few fp32 roundings.  x is cut to -87 .. 88.
+ * exp(x) = 2^n exp(r), x = n ln 2 + r, |r| <= ln 2 / 2, with a Taylor polynomial of degree 7 for
+ * exp(r): its remainder is below 0.35^8 / 8! = 6e-9, so the error is a few fp32 roundings.  x is
+ * cut to -87 .. 88.
  */
 static inline float exp_of(float x)
 {
