@@ -236,7 +236,7 @@ static epf_status run_swiglu(bench_rank *b, bool is_profiled)
     const int64_t n = b->problem->columns;
     const int64_t half = b->problem->intermediate;
     const epf_dtype dtype = (epf_dtype)b->problem->dtype;
-    const int64_t bytes = epf_dtype_bytes(dtype);
+    const int64_t bytes = epf_dtype_bytes((int32_t)dtype);
     const float *const weights = epf_unfused_recv_weights(b->op);
     const epf_prof_config config = {b->rank, 1, 4};
     epf_prof *prof = NULL;

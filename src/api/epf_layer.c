@@ -222,8 +222,8 @@ static epf_status activation_backward_rows(const epf_layer_context *c)
     const epf_dtype dtype = (epf_dtype)c->op->config.dtype;
     const epf_dtype weight_dtype = (epf_dtype)c->op->config.weight_dtype;
     const int64_t count = c->intermediate;
-    const int64_t bytes = epf_dtype_bytes(dtype);
-    const int64_t weight_bytes = epf_dtype_bytes(weight_dtype);
+    const int64_t bytes = epf_dtype_bytes((int32_t)dtype);
+    const int64_t weight_bytes = epf_dtype_bytes((int32_t)weight_dtype);
     float *const work = epf_alloc(5 * (size_t)count, sizeof *work);
     if (work == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "layer backward: %lld floats", (long long)(5 * count));

@@ -18,7 +18,7 @@ static float first[W][T * H];
 static epf_tensor tensor(void *data, epf_dtype dtype, int32_t ndim, int64_t a, int64_t b, int64_t c)
 {
     const int64_t shape[3] = {a, b, c};
-    return epf_tensor_of(data, dtype, ndim, shape);
+    return epf_tensor_of(data, (int32_t)dtype, ndim, shape);
 }
 
 static void forward(int32_t r, epf_op *op, epf_layer_context *context, int32_t mode, float *output)
