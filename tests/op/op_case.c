@@ -362,7 +362,7 @@ static bool init_buffer(op_rank *r)
     return true;
 }
 
-static bool check_dispatch(op_rank *r)
+bool op_check_dispatch(op_rank *r)
 {
     const op_expected *e = &r->c->ranks[r->id];
     const epf_ref_rank *rows = &r->c->route.ranks[r->id];
@@ -394,7 +394,7 @@ bool op_dispatch(op_rank *r)
         return false;
     }
     RANK_OK(r->rank, epf_dispatch_group_gemm(r->op, &args, &r->first));
-    return check_dispatch(r);
+    return op_check_dispatch(r);
 }
 
 epf_group_gemm_combine_args op_combine_args(op_rank *r)

@@ -116,6 +116,8 @@ void op_return(op_rank *r);
 bool op_preprocess(op_rank *r);
 bool op_check_layout(op_rank *r);
 bool op_dispatch(op_rank *r);
+/* What the last dispatch gave still is what it must be. */
+bool op_check_dispatch(op_rank *r);
 bool op_combine(op_rank *r);
 
 /* The arguments that op_dispatch() and op_combine() would pass. */

@@ -54,8 +54,9 @@ static bool check_twice(op_rank *r)
     return op_preprocess(r) && op_check_layout(r) && op_preprocess(r) && op_check_layout(r);
 }
 
-/* Two cases at once, each in a set of its own, their calls interleaved. */
-static bool step(const sequence *s, const op_rank *owner, epf_rng *shared, epf_rng *own)
+/* Two cases at once, each in a set and a layout of its own, their calls interleaved. */
+static bool step(const sequence *s, const op_rank *owner, epf_layout **layouts, epf_rng *shared,
+                 epf_rng *own)
 {
     op_rank alive[MAX_ALIVE];
     bool ok = true;
@@ -63,12 +64,15 @@ static bool step(const sequence *s, const op_rank *owner, epf_rng *shared, epf_r
     for (int32_t i = 0; i < MAX_ALIVE; i++) {
         op_borrow(&alive[i], s->cases[epf_rng_below(shared, NUM_CASES / MAX_ALIVE) * MAX_ALIVE + i],
                   owner);
+        alive[i].layout = layouts[i]; /* filled again, after larger and after smaller routings */
     }
     ok = each(s, alive, epf_rng_below(shared, 4) == 0 ? check_twice : op_preprocess, own) &&
          each(s, alive, op_check_layout, own) && each(s, alive, op_dispatch, own) &&
          each(s, alive, op_combine, own) &&
          (epf_rng_below(shared, 3) > 0 || each(s, alive, op_combine, own));
     for (int32_t i = 0; i < MAX_ALIVE; i++) {
+        layouts[i] = alive[i].layout;
+        alive[i].layout = NULL;
         op_return(&alive[i]);
     }
     return ok;
@@ -79,11 +83,15 @@ static void run_rank(epf_test_rank *rank)
     const sequence *s = rank->user;
     epf_rng shared = epf_rng_make(s->seed, 100);
     epf_rng own = epf_rng_make(s->seed, 101 + (uint64_t)rank->rank);
+    epf_layout *layouts[MAX_ALIVE] = {NULL, NULL};
     op_rank owner;
     bool ok = op_open(&owner, s->cases[0], rank);
 
     for (int32_t i = 0; i < s->steps && ok; i++) {
-        ok = step(s, &owner, &shared, &own);
+        ok = step(s, &owner, layouts, &shared, &own);
+    }
+    for (int32_t i = 0; i < MAX_ALIVE; i++) {
+        epf_layout_destroy(layouts[i]);
     }
     op_close(&owner);
 }

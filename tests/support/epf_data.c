@@ -279,6 +279,22 @@ epf_data *epf_data_merge(const epf_data *data)
     return merged;
 }
 
+epf_data *epf_data_again(const epf_data *data, uint64_t seed)
+{
+    epf_problem problem = data->problem;
+    const size_t slots = (size_t)problem.max_tokens * (size_t)problem.num_topk;
+    epf_data *again;
+
+    problem.seed = seed;
+    again = new_data(&problem);
+    for (int32_t r = 0; r < problem.num_ranks; r++) {
+        again->num_tokens[r] = data->num_tokens[r];
+        memcpy(again->topk_idx[r], data->topk_idx[r], slots * sizeof(int32_t));
+    }
+    make_the_rest(again);
+    return again;
+}
+
 void epf_data_free(epf_data *data)
 {
     if (data == NULL) {

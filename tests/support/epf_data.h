@@ -44,6 +44,9 @@ epf_data *epf_data_make(const epf_problem *problem);
 /* The same tokens, in rank order, on one rank that owns all experts. */
 epf_data *epf_data_merge(const epf_data *data);
 
+/* The same routing with the numbers of another seed. */
+epf_data *epf_data_again(const epf_data *data, uint64_t seed);
+
 void epf_data_free(epf_data *data);
 
 /* The route with the data's scatter indices; freed by the caller. */
