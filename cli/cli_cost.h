@@ -1,8 +1,8 @@
 /*
  * cli_cost.h: what a layer must at least do, and how fast hardware can: the floors of times.
  *
- * A phase cannot be faster than max(FLOP / matrix rate, memory bytes / memory rate, link bytes / link
- * rate); phases follow one another, so a layer's floor is the sum of its phases'.
+ * A phase cannot be faster than max(FLOP / matrix rate, memory bytes / memory rate,
+ * link bytes / link rate); phases follow one another, so a layer's floor is the sum of theirs.
  */
 #ifndef EPF_CLI_COST_H
 #define EPF_CLI_COST_H
@@ -59,9 +59,9 @@ double cli_floor(const cli_cost *cost, const cli_rates *rates, const char **limi
 double cli_floor_in_turns(const cli_cost *cost, const cli_rates *rates);
 
 /*
- * Measures this machine for a fraction of a second, all threads at once: the tile product of `dtype`
- * on tiles that stay in cache, and memcpy (bytes read plus bytes written) over memory of the size that
- * the work touches, because small work stays in caches; 0: beyond all caches.
+ * Measures this machine for a fraction of a second, all threads at once: the tile product of
+ * `dtype` on tiles that stay in cache, and memcpy (bytes read plus bytes written) over memory of
+ * the size that the work touches, because small work stays in caches; 0: beyond all caches.
  */
 epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, double touched_bytes,
                              cli_rates *rates);

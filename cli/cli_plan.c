@@ -1,4 +1,4 @@
-/* cli_plan.c: epfuse plan: memory, arithmetic, traffic and floors of a layer, without running it. */
+/* cli_plan.c: epfuse plan: memory, arithmetic, traffic and floors of a layer that is not run. */
 #include "cli_plan.h"
 
 #include <inttypes.h>

@@ -5,7 +5,7 @@
  *             -> rank   one rank's life: load, meet, repeat, leave its results in the window
  *             -> report rank 0 reads all ranks' results: check, output file, table or JSON
  *
- * Ranks are threads, forked processes, or processes of a launcher; nothing below cli_run.c can tell.
+ * Ranks are threads, forked processes, or processes of a launcher; only cli_run.c knows which.
  */
 #ifndef EPF_CLI_RUN_H
 #define EPF_CLI_RUN_H
@@ -182,7 +182,8 @@ epf_status run_step(run_rank *r, run_times *times);
 /* A phase's profile: NAME_dispatch_group_gemm or NAME_group_gemm_combine. */
 void run_profile_name(const char *name, bool is_dispatch, char out[RUN_PROFILE_BYTES]);
 
-/* Tells all ranks how a step without peers went here; keeps our own text if it failed.  Collective. */
+/* Collective: tells all ranks how a step without peers went here; keeps our own text if it failed.
+ */
 epf_status run_agree(run_rank *r, epf_status mine);
 
 epf_tensor run_tensor(void *data, int32_t dtype, int32_t ndim, const int64_t shape[3]);

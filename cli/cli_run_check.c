@@ -2,11 +2,11 @@
  * cli_run_check.c: --check: the results against a double-precision reference.
  *
  * Two questions, asked apart because a tie in the routing may go either way:
- *   - Routing: does the double-precision router choose the same experts?  Where not, its margin must be
- *     within what rounding of the logits can move.
+ *   - Routing: does the double-precision router choose the same experts?  Where not, its margin must
+ *     be within what rounding of the logits can move.
  *   - Output: given the routing that was used, is every element within the bound that the reference
- *     derives from the arithmetic (epf_reference.h)?  Inputs are the tokens and weights as rounded to
- *     the token type.
+ *     derives from the arithmetic (epf_reference.h)?  Inputs are the tokens and weights as rounded
+ *     to the token type.
  */
 #include <math.h>
 #include <stdio.h>
@@ -94,8 +94,8 @@ static epf_status find_router_norm(checker *c)
     return st;
 }
 
-/* How far a logit may be from its exact value: 64 products and additions in fp32 at a time, the rest
- * in double; |x||w| bounds the sum of absolute products. */
+/* How far a logit may be from its exact value: 64 products and additions in fp32 at a time, the
+ * rest in double; |x||w| bounds the sum of absolute products. */
 static double logit_error(const checker *c, const float *x)
 {
     double square = 0;
@@ -132,7 +132,7 @@ static void compare_choice(checker *c, int64_t token, const epf_router_f64_args 
         }
     }
     c->check->num_same += same;
-    /* A score moves by at most twice a logit's error, a group's sum by twice that, a gap of two again. */
+    /* A score moves by at most twice a logit's error, a group's sum by twice that, a gap again. */
     c->check->num_ties += !same && reference->margin[0] <= 8.1 * delta;
     c->check->num_misrouted += !same && !(reference->margin[0] <= 8.1 * delta);
     if (same) { /* a quotient of two such scores, rounded to fp32 */

@@ -1,4 +1,4 @@
-/* cli_run_job.c: what all ranks of a process read, opened and checked before anything is computed. */
+/* cli_run_job.c: what all ranks of a process read, opened and checked before the work. */
 #include <inttypes.h>
 #include <string.h>
 

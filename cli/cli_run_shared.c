@@ -1,8 +1,8 @@
 /*
  * cli_run_shared.c: shared experts, each rank on its own tokens.
  *
- * They are one more expert that every token takes with weight 1 or its gate: an operator over one rank
- * and one expert computes them with the same tasks, rounding and bounds as the routed ones.
+ * They are one more expert that every token takes with weight 1 or its gate: an operator over one
+ * rank and one expert computes them with the same tasks, rounding and bounds as the routed ones.
  */
 #include <math.h>
 #include <string.h>

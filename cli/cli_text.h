@@ -28,8 +28,8 @@ const char *cli_red(void);
 const char *cli_bold(void);
 const char *cli_plain(void);
 
-/* One line on stderr that the next one overwrites; nothing unless stderr is a terminal.  NULL clears
- * the line. */
+/* One line on stderr that the next one overwrites; nothing unless stderr is a terminal.  NULL
+ * clears the line. */
 void cli_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -1,7 +1,7 @@
 # lib.bash: what the tests of the command share.  Usage of each: TEST EPFUSE SOURCE_DIR
 set -u
 export LC_ALL=C.UTF-8
-unset NO_COLOR EPFUSE_RANK EPFUSE_NUM_RANKS EPFUSE_RENDEZVOUS EPFUSE_GEMM
+unset NO_COLOR EPFUSE_RANK EPFUSE_NUM_RANKS EPFUSE_RENDEZVOUS
 epfuse=$(readlink -f "$1")
 source_dir=$(readlink -f "$2")
 sample=$source_dir/examples/sample

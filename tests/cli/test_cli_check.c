@@ -1,9 +1,10 @@
 /*
- * test_cli_check: --check can fail.  Results made by hand for the sample pass; each kind of damage to
- * them is found, and only that.
+ * test_cli_check: --check can fail.  Results made by hand for the sample pass; each kind of damage
+ * to them is found, and only that.
  */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli_run.h"
@@ -38,6 +39,7 @@ static void fill_rank(fixture *f, int32_t rank, const epf_tensor_view *output)
     CHECK_OK(
         epf_tensor_convert(output, first * width, tokens * width, EPF_DTYPE_F32, part->output));
     f->ranks[rank] = part;
+    free(hidden);
 }
 
 static void open_fixture(fixture *f, const char *folder)
@@ -141,6 +143,9 @@ int main(int argc, char **argv)
     test_routing(&f);
     test_subset(&f);
     run_job_close(&f.job);
+    for (int32_t r = 0; r < NUM_RANKS; r++) {
+        free(f.ranks[r]);
+    }
     printf("--check finds wrong values, NaN, wrong experts and wrong weights\n");
     return 0;
 }
