@@ -6,6 +6,9 @@
  * is written before the link is closed, and read after it was seen closed: a rank that leaves is
  * never taken for dead.  A process that fork()s without exec while it holds a handle keeps copies
  * of the links open and hides its own death for as long as the child lives.
+ *
+ * The kernel frees a dying process's private memory before it closes its links: measured, 3 to 5 ms
+ * for each GB in huge pages and 40 to 60 in small ones come on top of a notice within 10 ms.
  */
 #include "comm/epf_process.h"
 

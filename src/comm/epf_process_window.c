@@ -21,6 +21,10 @@
 #include "base/epf_alloc.h"
 #include "comm/epf_process.h"
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u /* Linux 6.3; newer than some C libraries that we build with */
+#endif
+
 enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
 
 struct process_window {
@@ -35,7 +39,10 @@ static uint64_t file_bytes(uint64_t bytes)
 
 static epf_status memory_create(const epf_comm *comm, uint64_t bytes, int *fd)
 {
-    *fd = memfd_create("epfuse", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    *fd = memfd_create("epfuse", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (*fd < 0 && errno == EINVAL) { /* an older kernel; newer ones may insist on the flag */
+        *fd = memfd_create("epfuse", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    }
     if (*fd >= 0 && ftruncate(*fd, (off_t)file_bytes(bytes)) == 0 &&
         fcntl(*fd, F_ADD_SEALS, SEALS) == 0) {
         return EPF_OK;
