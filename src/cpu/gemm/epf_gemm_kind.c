@@ -7,7 +7,7 @@
 #include "cpu/gemm/epf_gemm_internal.h"
 
 /* AUTO's order: first those that serve the type natively, then those that widen it;
- * docs/adr/0001-cpu-tile-gemm.md has the figures. */
+ * docs/adr/0002-cpu-tile-gemm.md has the figures. */
 enum { NUM_KINDS = 3 };
 static const epf_gemm_kind preference[2][NUM_KINDS] = {
     {EPF_GEMM_ONEDNN, EPF_GEMM_LIBXSMM, EPF_GEMM_PORTABLE},
