@@ -55,6 +55,8 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
                   "epilogue is %d; it must be an epf_gemm_epilogue", args->epilogue);
     EPF_CHECK_ARG(args->epilogue == EPF_GEMM_STORE || args->n % 16 == 0,
                   "n is %d; SwiGLU needs a multiple of 16", args->n);
+    EPF_CHECK_ARG(!args->row_ptr || args->epilogue == EPF_GEMM_STORE,
+                  "row_ptr is given; SwiGLU stores to c only");
     EPF_CHECK_ARG(args->a && args->b && args->rows && (args->c || args->row_ptr),
                   "a, b, rows and one of c and row_ptr must be given");
     return EPF_OK;
@@ -112,6 +114,7 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
     const cuuint64_t k = args->weight_grad ? rows : (cuuint64_t)args->k;
     const cuuint64_t experts = args->weight_grad ? 1 : (cuuint64_t)args->num_experts;
     map_shape a = {args->dtype, 2, {0, rows, 1}, {EPF_GEMM_BLOCK_K, EPF_GEMM_SLAB, 1}};
+    map_shape c = {args->dtype, 2, {0, 0, 1}, {64, EPF_GEMM_STORE_ROWS, 1}};
     map_shape b = {args->dtype, 3, {k, n, experts}, {EPF_GEMM_BLOCK_K, 0, 1}};
 
     a.size[0] = (cuuint64_t)(args->weight_grad ? args->m : args->k);
@@ -121,8 +124,11 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
         b.size[1] = k;
         b.box[1] = EPF_GEMM_BLOCK_K;
     }
+    c.size[0] = args->epilogue == EPF_GEMM_SWIGLU ? n / 2 : n;
+    c.size[1] = args->weight_grad ? (cuuint64_t)args->num_experts * (cuuint64_t)args->m : INT32_MAX;
     EPF_TRY(make_map(&out->map_a, args->a, &a));
-    return make_map(&out->map_b, args->b, &b);
+    EPF_TRY(make_map(&out->map_b, args->b, &b));
+    return args->row_ptr ? EPF_OK : make_map(&out->map_c, args->c, &c);
 }
 
 static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
@@ -135,7 +141,7 @@ static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
     for (int32_t i = 0; i < num_variants && !best; i++) {
         const epf_gemm_sm90_variant *v = &list[i];
         if (v->dtype == args->dtype && v->a_source == wanted->a_source
-            && v->b_n_major == wanted->b_n_major && v->block_n == wanted->block_n
+            && v->b_n_major == wanted->b_n_major && v->epilogue == wanted->epilogue && v->block_n == wanted->block_n
             && v->cluster_m == wanted->cluster_m && v->cluster_n == wanted->cluster_n) {
             best = v;
         }
@@ -151,6 +157,10 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
                       : args->gather    ? EPF_GEMM_A_GATHERED
                                         : EPF_GEMM_A_ROWS;
     wanted.b_n_major = args->weight_grad || args->b_n_major;
+    wanted.epilogue = args->row_ptr                       ? EPF_GEMM_TO_ROW_PTR
+                      : args->epilogue == EPF_GEMM_STORE ? EPF_GEMM_TO_C
+                      : args->raw                        ? EPF_GEMM_TO_SWIGLU_RAW
+                                                         : EPF_GEMM_TO_SWIGLU;
     wanted.block_n = args->block_n ? args->block_n : 256;
     wanted.cluster_m = args->cluster_m ? args->cluster_m : 2;
     wanted.cluster_n = args->cluster_n ? args->cluster_n : 1;

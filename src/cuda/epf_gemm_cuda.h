@@ -37,7 +37,7 @@ typedef struct epf_gemm_cuda_args {
     const void *b;             /* [G, N, K] or [G, K, N]; weight_grad [a_rows, N]                 */
     void *c;                   /* [R, N]; SwiGLU [R, I]; weight_grad [G, M, N]; rows no expert has stay */
     void *raw;                 /* SwiGLU: [R, N], the rounded product as well; or NULL            */
-    void *const *row_ptr;      /* [R] device pointers: where each row of c goes; NULL: c          */
+    void *const *row_ptr;      /* [R] device pointers: where each row goes instead of c, or NULL; not SwiGLU */
     const float *row_weight;   /* [R] SwiGLU; NULL: 1                                             */
     const int32_t *gather;     /* [R] row of a for each row; NULL: the same row                   */
     const int32_t *rows;       /* [G]                                                             */

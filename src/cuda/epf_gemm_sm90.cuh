@@ -69,12 +69,13 @@ static constexpr int kThreads = 384;
 static constexpr int kLoadThreads = 128;
 static constexpr int kTaskSlots = 8;
 static constexpr int kNextSlots = 8;
-static constexpr int kFetchAhead = 3; /* k-steps before a task's end at which the next one is asked for */
-static constexpr int kOutPitch = 64 * 2 + 16; /* a row of the store buffer; the pad avoids bank conflicts */
+static constexpr int kFetchAhead = 4; /* k-steps before a task's end at which the next one is asked for */
+static constexpr int kOutBytes = EPF_GEMM_STORE_ROWS * 64 * 2; /* a warp's store buffer */
 static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS; /* of tiles; see build_tables() */
 static constexpr int kMaxSmem = 232448;
 
-template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_>
+template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_,
+          int kEpilogue_>
 struct gemm_config {
     using T = T_;
     static constexpr int kBlockN = kBlockN_;
@@ -84,9 +85,14 @@ struct gemm_config {
     static constexpr bool kGathered = kSource_ == EPF_GEMM_A_GATHERED;
     static constexpr bool kColumns = kSource_ == EPF_GEMM_A_COLUMNS;
     static constexpr bool kBNMajor = kBNMajor_;
+    static constexpr bool kRaw = kEpilogue_ == EPF_GEMM_TO_SWIGLU_RAW;
+    static constexpr bool kSwiglu = kEpilogue_ == EPF_GEMM_TO_SWIGLU || kRaw;
+    static constexpr bool kScatter = kEpilogue_ == EPF_GEMM_TO_ROW_PTR;
     static constexpr int kStages = kBlockN == 256 ? 4 : 6;
     static constexpr int kBytesA = kBlockM * kBlockK * 2;
     static constexpr int kBytesB = kBlockN * kBlockK * 2;
+    static constexpr int kStoreParts = kRaw ? 8 : 4;
+    static constexpr int kMinSteps = kStoreParts; /* beneath each k-step of a task a part is stored */
     static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
     static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
     static_assert(kStages < kTaskSlots, "a task slot outlives the ring");
@@ -99,15 +105,15 @@ struct gemm_task {
     int32_t rows;      /* 0 .. 128, this CTA's                                    */
     int32_t expert;
     int32_t n_tile;    /* in units of kBlockN                                     */
-    int32_t num_k;     /* k-steps; 0: no more tasks                               */
-    int32_t last_k;    /* rows of K in the last k-step: 64 but in weight gradients */
-    int32_t k_begin;
-    int32_t unused;
+    int32_t num_k;     /* k-steps, at least C::kMinSteps; those past K hold zeros    */
+    int32_t k_begin;   /* weight gradient: first of the rows that are K           */
+    int32_t k_rows;    /* weight gradient: their number                           */
+    int32_t end;       /* 1: no task, and none to come                            */
 };
 
 template <class C> struct gemm_smem {
     uint8_t ring[C::kStages][C::kBytesA + C::kBytesB];
-    uint8_t out[kThreads / 32 - kLoadThreads / 32][16 * kOutPitch]; /* one per math warp */
+    uint8_t out[kThreads / 32 - kLoadThreads / 32][kOutBytes]; /* one per math warp */
     gemm_task task[kTaskSlots];
     uint64_t full[C::kStages];
     uint64_t empty[C::kStages];
@@ -243,10 +249,10 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
     task.rows = tile.num_rows;
     task.expert = tile.expert >= args.num_experts ? tile.expert - args.num_experts : tile.expert;
     task.n_tile = tile.n_tile;
-    task.num_k = (args.k + kBlockK - 1) / kBlockK;
-    task.last_k = kBlockK;
+    task.num_k = max((args.k + kBlockK - 1) / kBlockK, C::kMinSteps);
     task.k_begin = 0;
-    task.unused = 0;
+    task.k_rows = 0;
+    task.end = 0;
     if constexpr (C::kClusterM == 2) {
         const int32_t slabs = (tile.num_rows + kSlab - 1) / kSlab;
         const int32_t upper = (slabs + 1) / 2 * kSlab;
@@ -257,9 +263,8 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
         task.n_tile = tile.n_tile * 2 + (int32_t)cta;
     }
     if constexpr (C::kColumns) {
-        const int32_t k_rows = smem.k_rows[task.expert];
-        task.num_k = max((k_rows + kBlockK - 1) / kBlockK, 1);
-        task.last_k = k_rows - (task.num_k - 1) * kBlockK;
+        task.k_rows = smem.k_rows[task.expert];
+        task.num_k = max((task.k_rows + kBlockK - 1) / kBlockK, C::kMinSteps);
         task.k_begin = smem.k_offset[task.expert];
     }
     return task;
@@ -304,8 +309,8 @@ static __device__ __forceinline__ void load_b(const epf_gemm_sm90_args &args, co
         if (C::kClusterM == 2 && (uint32_t)h != cta) {
             continue;
         }
-        const int32_t n = args.half ? task.n_tile * kHalfN + h * args.half
-                                    : task.n_tile * C::kBlockN + h * kHalfN;
+        const int32_t n = C::kSwiglu ? task.n_tile * kHalfN + h * args.half
+                                     : task.n_tile * C::kBlockN + h * kHalfN;
 #pragma unroll
         for (int box = 0; box < kBoxes; box++) {
             const uint32_t place = to + h * kHalfN * kBlockK * 2 + box * kSlabBytes;
@@ -319,6 +324,24 @@ static __device__ __forceinline__ void load_b(const epf_gemm_sm90_args &args, co
         }
     }
 }
+
+#ifdef EPF_TRACE
+#define TRACE(i) trace_event(args, i)
+static __device__ __forceinline__ void trace_event(const epf_gemm_sm90_args &args, int what)
+{
+    if (blockIdx.x == 4 && threadIdx.x % 128 == 0) {
+        long long *log = (long long *)args.raw + (threadIdx.x / 128) * 16384;
+        const long long at = log[0];
+        if (at < 8000) {
+            log[0] = at + 1;
+            log[2 + 2 * at] = what;
+            log[3 + 2 * at] = clock64();
+        }
+    }
+}
+#else
+#define TRACE(i)
+#endif
 
 /* A load thread's way through the cluster's tasks: in fixed turns, or from the launch's queue. */
 struct task_walk {
@@ -406,10 +429,15 @@ template <class C>
 static __device__ __forceinline__ void walk_end(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
                                                 gemm_ring<C::kStages> ring, const task_walk &walk)
 {
-    mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
-    const gemm_task end = {};
-    smem.task[task_slot(walk)] = end;
-    mbarrier_arrive(&smem.full[ring.stage()], C::kFullArrivals);
+    for (int32_t step = 0; step < C::kMinSteps; step++) {
+        mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
+        gemm_task end = {};
+        end.num_k = C::kMinSteps;
+        end.end = 1;
+        smem.task[task_slot(walk)] = end;
+        mbarrier_arrive(&smem.full[ring.stage()], C::kFullArrivals);
+        ring.advance();
+    }
     if (fetches<C>(args) && atomicAdd(&args.queue[1], 1) == gridDim.x / C::kCluster - 1) {
         args.queue[0] = 0;
         args.queue[1] = 0;
@@ -420,32 +448,32 @@ template <class C, class Hooks>
 static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
     task_walk walk = walk_begin(args, smem);
-    gemm_task task;
     gemm_ring<C::kStages> ring;
-    while (walk_next(args, smem, walk, task)) {
+    bool more = walk_next(args, smem, walk, smem.task[0]);
+    while (more) {
+        const gemm_task task = smem.task[task_slot(walk)];
         Hooks::before_loads(args, task);
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
             const uint32_t place = smem_address(smem.ring[ring.stage()]);
             const int32_t k = task.k_begin + step * kBlockK;
-            if (step == max(task.num_k - kFetchAhead, 0)) {
+            if (step == task.num_k - kFetchAhead) {
                 walk_fetch<C>(args, walk);
             }
             mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
-            if (step == 0) {
-                smem.task[task_slot(walk)] = task;
-            }
-            if (C::kColumns && task.last_k == 0) { /* an expert without rows: nothing to load */
-                mbarrier_arrive(bar, 1);
-            } else {
-                const uint32_t slabs = (uint32_t)(task.rows + kSlab - 1) / kSlab;
-                mbarrier_arrive_expect_tx(bar, slabs * kSlabBytes + C::kBytesB);
-                load_a<C>(args, task, place, bar, k);
-                load_b<C>(args, task, place + C::kBytesA, bar, k);
-            }
+            TRACE(12);
+            const uint32_t slabs = (uint32_t)(task.rows + kSlab - 1) / kSlab;
+            mbarrier_arrive_expect_tx(bar, slabs * kSlabBytes + C::kBytesB);
+            load_a<C>(args, task, place, bar, k);
+            load_b<C>(args, task, place + C::kBytesA, bar, k);
             ring.advance();
+            if (step == task.num_k - 2) { /* finding the next task takes longer than a k-step */
+                walk_publish(args, smem, walk);
+                more = walk_next(args, smem, walk, smem.task[walk.count % kTaskSlots]);
+                TRACE(11);
+            }
         }
-        walk_publish(args, smem, walk);
+        TRACE(10);
     }
     walk_end(args, smem, ring, walk);
 }
@@ -518,7 +546,7 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
             const uint32_t place = smem_address(smem.ring[ring.stage()]);
-            if (step == max(task.num_k - kFetchAhead, 0)) {
+            if (step == task.num_k - kFetchAhead) {
                 walk_fetch<C>(args, walk);
             }
             if (unsignalled == kLag) {
@@ -551,7 +579,10 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
     }
 }
 
-/* acc = stage's A slab * B, or += where `accumulate`; `depth` of the 64 k count, in sixteens. */
+/*
+ * acc = stage's A slab * B, or += where `accumulate`; in a weight gradient only the first `depth` k count.  Why a vote:
+ * wgmma in a branch that the compiler cannot see to be uniform is serialized.
+ */
 template <class C>
 static __device__ __forceinline__ void multiply(float (&acc)[C::kBlockN / 2], const uint8_t *stage, int slab,
                                                 int accumulate, int depth)
@@ -594,13 +625,13 @@ static __device__ __forceinline__ void zero_tail(uint8_t *stage, int slab, int d
     named_barrier_sync(1 + slab, 128);
 }
 
-/* multiply(), the last k-step of a weight gradient cleaned first. */
+/* multiply(), the end of a weight gradient's rows cleaned first. */
 template <class C>
 static __device__ __forceinline__ void multiply_tail(float (&acc)[C::kBlockN / 2], uint8_t *stage, int slab,
                                                      int accumulate, int depth)
 {
     if (C::kColumns && depth < kBlockK) {
-        zero_tail<C>(stage, slab, depth);
+        zero_tail<C>(stage, slab, max(depth, 0));
     }
     multiply<C>(acc, stage, slab, accumulate, depth);
 }
@@ -620,23 +651,29 @@ template <class C> static __device__ __forceinline__ void release(uint64_t *bar)
 
 #include "cuda/epf_gemm_store_sm90.cuh"
 
-/* Passes over a task of which this warpgroup has no rows. */
-template <class C>
-static __device__ __forceinline__ void skip_task(gemm_smem<C> &smem, gemm_ring<C::kStages> &ring,
-                                                 int32_t num_k)
+
+/* Passes over a task of which this warpgroup has no rows, or the end; stores the task before. */
+template <class C, class Hooks>
+static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                 gemm_ring<C::kStages> &ring, rounded_tile<C> &done,
+                                                 const gemm_task &before, int32_t num_k)
 {
     for (int32_t step = 0; step < num_k; step++) {
         mbarrier_wait(&smem.full[ring.stage()], ring.phase());
+        store_part<C, Hooks>(args, done, before, smem, step);
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
     }
 }
 
+/*
+ * Multiplies this warpgroup's rows of every task, and stores those of the task before, a part beneath each
+ * of the first k-steps.  Every task has as many k-steps as there are parts.
+ */
 template <class C, class Hooks>
 static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
     const int slab = (threadIdx.x - kLoadThreads) / 128;
-    uint8_t *out = smem.out[(threadIdx.x - kLoadThreads) / 32];
     float acc[C::kBlockN / 2];
     rounded_tile<C> done;
     gemm_ring<C::kStages> ring;
@@ -646,39 +683,37 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         mbarrier_wait(&smem.full[ring.stage()], ring.phase());
         const int32_t num_k = task.num_k;
         if (task.rows <= slab * kSlab) {
-            store_rest<C, Hooks>(args, done, before, out, 0);
-            if (num_k == 0) {
+            skip_task<C, Hooks>(args, smem, ring, done, before, num_k);
+            if (task.end) {
+                bulk_wait_read();
                 return;
             }
-            skip_task(smem, ring, num_k);
             continue;
         }
-        multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0,
-                         C::kColumns && num_k == 1 ? task.last_k : kBlockK);
-        store_part<C, Hooks, 0>(args, done, before, out); /* beneath the multiplication just issued */
+        TRACE(0);
+        multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task.k_rows);
+        TRACE(1);
+        store_part<C, Hooks>(args, done, before, smem, 0);
+        TRACE(2);
         for (int32_t step = 1; step < num_k; step++) {
             const uint32_t previous = ring.stage();
             ring.advance();
             mbarrier_wait(&smem.full[ring.stage()], ring.phase());
-            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1,
-                             C::kColumns && step == num_k - 1 ? task.last_k : kBlockK);
-            if (step == 1) {
-                store_part<C, Hooks, 1>(args, done, before, out);
-            } else if (step == 2) {
-                store_part<C, Hooks, 2>(args, done, before, out);
-            } else if (step == 3) {
-                store_part<C, Hooks, 3>(args, done, before, out);
+            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, task.k_rows - step * kBlockK);
+            TRACE(3);
+            if (step < C::kStoreParts) {
+                store_part<C, Hooks>(args, done, before, smem, step);
+                TRACE(4);
             }
             wgmma_wait<1>();
             release<C>(&smem.empty[previous]);
         }
-        if (num_k < kStoreParts) {
-            store_rest<C, Hooks>(args, done, before, out, num_k);
-        }
         wgmma_wait<0>();
+        TRACE(5);
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
-        round_tile<C>(acc, C::kColumns && num_k == 1 && task.last_k == 0, done);
+        round_tile<C>(acc, C::kColumns && task.k_rows == 0, done);
+        TRACE(6);
     }
 }
 

@@ -14,6 +14,7 @@ extern "C" {
 enum {
     EPF_GEMM_BLOCK_K = 64,      /* one k-step: 128 bytes, the width of the shared-memory swizzle  */
     EPF_GEMM_SLAB = 64,         /* rows of a warpgroup, and of one TMA box of A                   */
+    EPF_GEMM_STORE_ROWS = 16,   /* a TMA box of C: a warp's rows, 64 columns                      */
     EPF_GEMM_MAX_EXPERTS = 512, /* the tables live in shared memory                               */
 };
 
@@ -24,10 +25,19 @@ enum {
     EPF_GEMM_A_COLUMNS = 2,  /* weight gradient: A [rows, M], B [rows, N], K is the rows */
 };
 
+/* What becomes of a tile. */
+enum {
+    EPF_GEMM_TO_C = 0,          /* stored at its place                    */
+    EPF_GEMM_TO_SWIGLU = 1,     /* activated, then stored                 */
+    EPF_GEMM_TO_ROW_PTR = 2,    /* each row stored at a place of its own  */
+    EPF_GEMM_TO_SWIGLU_RAW = 3, /* activated and stored, the product also */
+};
+
 /* The kernels' only argument.  Letters: rows [R], experts G, columns N, inner dimension K. */
 typedef struct epf_gemm_sm90_args {
     CUtensorMap map_a;         /* A [R, K] or, weight gradient, [R, M]; unused where gathered     */
     CUtensorMap map_b;         /* B [G, N, K], [G, K, N] or, weight gradient, [1, R, N]           */
+    CUtensorMap map_c;         /* C as stored in place                                            */
     const int32_t *rows;       /* [G]  rows of each expert, in device memory                      */
     const int32_t *row_offset; /* [G]  first row of each expert; NULL: experts follow each other  */
     const int32_t *gather;     /* [R]  row of A for each row                                      */
@@ -55,6 +65,7 @@ typedef struct epf_gemm_sm90_variant {
     int32_t cluster_n; /* CTAs that share rows of A, side by side                         */
     int32_t a_source;  /* EPF_GEMM_A_*                                                    */
     int32_t b_n_major; /* 1: B is [G, K, N]                                               */
+    int32_t epilogue;  /* EPF_GEMM_TO_*                                                   */
     int32_t smem_bytes;
     const void *kernel; /* of one epf_gemm_sm90_args                                      */
 } epf_gemm_sm90_variant;

@@ -8,8 +8,6 @@
 #ifndef EPF_GEMM_STORE_SM90_CUH
 #define EPF_GEMM_STORE_SM90_CUH
 
-static constexpr int kStoreParts = 4;
-
 /* One warpgroup's 64 x kBlockN results: pairs of columns of two rows per thread (see wgmma.cuh). */
 template <class C> struct rounded_tile {
     static constexpr int kPairs = C::kBlockN / 8;
@@ -67,62 +65,94 @@ static __device__ __forceinline__ void round_tile(const float (&acc)[C::kBlockN 
     }
 }
 
-/* The rows this lane stores: lane / 8 and every fourth after it, 16 bytes at a time. */
+/* The rows this lane stores, 16 bytes at a time: lane / 8 and every fourth after it. */
 struct lane_rows {
-    char *row[4];
-    int32_t rows; /* how many of them exist */
+    char *first;       /* the first one's start; with row pointers, its entry in their table */
+    int64_t four_rows; /* bytes                                                              */
+    int32_t rows;      /* how many of them exist                                             */
 };
 
-static __device__ __forceinline__ lane_rows rows_of(void *base, void *const *row_ptr, int64_t row_bytes,
+template <bool kScatter>
+static __device__ __forceinline__ lane_rows rows_of(const void *base, int64_t row_bytes,
                                                     const warp_rows &rows)
 {
     const int lane = threadIdx.x % 32;
+    const int64_t stride = kScatter ? (int64_t)sizeof(void *) : row_bytes;
     lane_rows mine;
+    mine.first = (char *)base + (rows.begin + lane / 8) * stride;
+    mine.four_rows = 4 * stride;
     mine.rows = (rows.count - lane / 8 + 3) / 4;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int64_t row = rows.begin + lane / 8 + 4 * i;
-        if (row_ptr) {
-            mine.row[i] = i < mine.rows ? (char *)row_ptr[row] : nullptr;
-        } else {
-            mine.row[i] = (char *)base + row * row_bytes;
-        }
-    }
     return mine;
 }
 
-/*
- * Stores 16 rows x 64 columns through the warp's buffer, which turns pairs of columns into 128 contiguous
- * bytes of a row.
- */
-static __device__ __forceinline__ void store_columns(const uint32_t *upper, const uint32_t *lower,
-                                                     uint32_t buffer, const lane_rows &to, int2 column_end)
+/* Waits until the warp's buffer is free and puts 16 rows x 64 columns there, in the 128-byte swizzle. */
+static __device__ __forceinline__ void fill_buffer(const uint32_t *upper, const uint32_t *lower,
+                                                   uint32_t buffer)
 {
     const int lane = threadIdx.x % 32;
-    const uint32_t write = buffer + (lane % 16) * kOutPitch + lane / 16 * 16;
-    const uint32_t read = buffer + lane / 8 * kOutPitch + lane % 8 * 16;
-    const int32_t column = column_end.x + lane % 8 * 8;
+    const uint32_t row = buffer + lane % 16 * 128;
+    const uint32_t piece = (lane / 16) ^ (lane % 8);
+    if (lane == 0) {
+        bulk_wait_read();
+    }
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < 8; j += 2) {
-        stmatrix_x4(write + j * 16, upper[j], lower[j], upper[j + 1], lower[j + 1]);
+        stmatrix_x4(row + (j ^ piece) * 16, upper[j], lower[j], upper[j + 1], lower[j + 1]);
     }
+}
+
+/* Stores the buffer's rows from `column_end.x` on to where they go, each lane 16 bytes of every fourth row. */
+template <bool kScatter>
+static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_rows &to, int2 column_end)
+{
+    const int lane = threadIdx.x % 32;
+    const int32_t column = column_end.x + lane % 8 * 8;
+    const int32_t rows = column < column_end.y ? to.rows : 0;
+    uint4 piece[4];
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint4 piece;
-        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(piece.x), "=r"(piece.y), "=r"(piece.z), "=r"(piece.w)
-                     : "r"(read + i * 4 * kOutPitch)
-                     : "memory");
-        if (i < to.rows && column < column_end.y) {
-#ifdef EPF_STREAM_C
-            __stcs((uint4 *)(to.row[i] + (int64_t)column * 2), piece);
-#else
-            *(uint4 *)(to.row[i] + (int64_t)column * 2) = piece;
-#endif
+        const int row = lane / 8 + 4 * i;
+        load_shared_16(piece[i], buffer + row * 128 + (((lane ^ row) % 8) * 16));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (i < rows) {
+            char *row = to.first + i * to.four_rows;
+            row = kScatter ? *(char **)row : row;
+            *(uint4 *)(row + (int64_t)column * 2) = piece[i];
         }
     }
+    __syncwarp();
+}
+
+/* Stores 16 rows x 64 columns of C: by TMA where all rows are there and stay together. */
+template <bool kScatter>
+static __device__ __forceinline__ void store_columns(const epf_gemm_sm90_args &args, uint32_t buffer,
+                                                     const warp_rows &rows, int2 column_end)
+{
+    if (!kScatter && rows.count == EPF_GEMM_STORE_ROWS) {
+        fence_proxy_async_shared();
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            tma_store_2d(&args.map_c, buffer, make_int2(column_end.x, rows.begin));
+            bulk_commit();
+        }
+    } else {
+        const void *base = kScatter ? (const void *)args.row_ptr : args.c;
+        store_rows<kScatter>(buffer, rows_of<kScatter>(base, (int64_t)column_end.y * 2, rows), column_end);
+    }
+}
+
+/* x / (1 + exp(-x)), within 2^-20 of it: two approximate instructions, no special cases. */
+static __device__ __forceinline__ float silu(float x)
+{
+    float power;
+    float inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
+    return x * inverse;
 }
 
 /* silu(gate) * up * weight for two neighbouring columns, rounded once. */
@@ -130,9 +160,13 @@ template <class C> static __device__ __forceinline__ uint32_t swiglu(uint32_t ga
 {
     const float2 g = unpack(typename C::T(), gate);
     const float2 u = unpack(typename C::T(), up);
-    const float x = __fdividef(g.x, 1.0f + __expf(-g.x)) * u.x * weight;
-    const float y = __fdividef(g.y, 1.0f + __expf(-g.y)) * u.y * weight;
-    return pack(typename C::T(), x, y);
+    return pack(typename C::T(), silu(g.x) * u.x * weight, silu(g.y) * u.y * weight);
+}
+
+/* Keeps the compiler from unpacking a value long before its use, which takes twice the registers. */
+static __device__ __forceinline__ void pin(uint32_t &value)
+{
+    asm volatile("" : "+r"(value));
 }
 
 /* Replaces gate by the activation, pairs kBegin .. kEnd - 1. */
@@ -147,70 +181,104 @@ static __device__ __forceinline__ void swiglu_pairs(const float *row_weight, con
     const float lower = weight && in_warp + 8 < rows.count ? weight[8] : 1.0f;
 #pragma unroll
     for (int j = kBegin; j < kEnd; j++) {
+        pin(done.upper[j + kHalf]);
+        pin(done.lower[j + kHalf]);
         done.upper[j] = swiglu<C>(done.upper[j], done.upper[j + kHalf], upper);
         done.lower[j] = swiglu<C>(done.lower[j], done.lower[j + kHalf], lower);
     }
 }
 
-/*
- * One quarter of storing `task`, which round_tile() left in `done`, through the warp's buffer.  Why quarters: each hides beneath a k-step of the next tile, which leaves little more of the shared memory's
- * bandwidth than that, and an activation takes as long as one.
- */
-template <class C, class Hooks, int kPart>
-static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                  const gemm_task &task, uint8_t *out)
+/* Part kPart of store_part(), for `rows` rows of the calling warp: 64 columns. */
+template <class C, int kPart>
+static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                   const warp_rows &rows, int32_t n_tile, uint32_t buffer)
 {
-    constexpr int kPairs = rounded_tile<C>::kPairs;
-    constexpr int kHalf = kPairs / 2;     /* pairs of gate or up     */
-    constexpr int kPair = kPart * 8;      /* the 64 columns of a part */
-    constexpr int kOut = kPart / 2 * 8;   /* and of an activation     */
+    constexpr int kPair = kPart * 8;
+    if constexpr (kPair < rounded_tile<C>::kPairs) {
+        fill_buffer(done.upper + kPair, done.lower + kPair, buffer);
+        store_columns<C::kScatter>(args, buffer, rows,
+                                   make_int2(n_tile * C::kBlockN + kPair * 8, args.n));
+    }
+}
+
+/* The same with an activation: a quarter of it is computed; every second part stores 64 columns. */
+template <class C, int kPart>
+static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                    const warp_rows &rows, int32_t n_tile, uint32_t buffer)
+{
+    constexpr int kHalf = rounded_tile<C>::kPairs / 2; /* pairs of gate or up */
+    constexpr int kPair = kPart * 4;
+    constexpr int kOut = kPart / 2 * 8; /* first pair of these 64 columns */
+    if constexpr (kPair < kHalf) {
+        const int32_t column = n_tile * (C::kBlockN / 2) + kOut * 8;
+        swiglu_pairs<C, kPair, kPair + 4>(args.row_weight, rows, done);
+        if constexpr (kPair == kOut + 4) {
+            fill_buffer(done.upper + kOut, done.lower + kOut, buffer);
+            store_columns<false>(args, buffer, rows, make_int2(column, args.half));
+        }
+    }
+}
+
+/* 64 columns of the product itself, the first half of them gate. */
+template <class C, int kPart>
+static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                 const warp_rows &rows, int32_t n_tile, uint32_t buffer)
+{
+    constexpr int kHalf = rounded_tile<C>::kPairs / 2;
+    constexpr int kPair = kPart * 8;
+    if constexpr (kPair < 2 * kHalf) {
+        const int32_t column = n_tile * (C::kBlockN / 2) + kPair % kHalf * 8;
+        fill_buffer(done.upper + kPair, done.lower + kPair, buffer);
+        store_rows<false>(buffer, rows_of<false>(args.raw, (int64_t)args.n * 2, rows),
+                          kPair < kHalf ? make_int2(column, args.half)
+                                        : make_int2(args.half + column, args.n));
+    }
+}
+
+template <class C, class Hooks, int kPart>
+static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                 const gemm_task &task, gemm_smem<C> &smem)
+{
     const warp_rows rows = rows_of_warp(task);
+    const uint32_t buffer = smem_address(smem.out[(threadIdx.x - kLoadThreads) / 32]);
     if (rows.count == 0) {
         return;
     }
-    const uint32_t buffer = smem_address(out);
-    const int64_t row_bytes = (int64_t)args.n * 2;
-    if (C::kColumns || args.half == 0) {
-        if constexpr (kPair < kPairs) {
-            const lane_rows to = rows_of(args.c, args.row_ptr, row_bytes, rows);
-            const int32_t column = task.n_tile * C::kBlockN + kPair * 8;
-            store_columns(done.upper + kPair, done.lower + kPair, buffer, to, make_int2(column, args.n));
-        }
-    } else if constexpr (kOut < kHalf && kPart % 2 == 0) {
-        const int32_t column = task.n_tile * (C::kBlockN / 2) + kOut * 8;
-        if (args.raw) {
-            const lane_rows to = rows_of(args.raw, nullptr, row_bytes, rows);
-            store_columns(done.upper + kOut, done.lower + kOut, buffer, to, make_int2(column, args.half));
-            store_columns(done.upper + kHalf + kOut, done.lower + kHalf + kOut, buffer, to,
-                          make_int2(args.half + column, args.n));
-        }
-        swiglu_pairs<C, kOut, kOut + 8>(args.row_weight, rows, done);
-    } else if constexpr (kOut < kHalf) {
-        const lane_rows to = rows_of(args.c, args.row_ptr, row_bytes / 2, rows);
-        const int32_t column = task.n_tile * (C::kBlockN / 2) + kOut * 8;
-        store_columns(done.upper + kOut, done.lower + kOut, buffer, to, make_int2(column, args.half));
+    if constexpr (C::kRaw && kPart < 4) {
+        store_raw<C, kPart>(args, done, rows, task.n_tile, buffer);
+    } else if constexpr (C::kSwiglu) {
+        store_swiglu<C, kPart % 4>(args, done, rows, task.n_tile, buffer);
+    } else {
+        store_plain<C, kPart>(args, done, rows, task.n_tile, buffer);
     }
-    if (kPart == kStoreParts - 1) {
+    if (kPart == C::kStoreParts - 1) {
         Hooks::after_store(args, task, rows.begin, rows.count);
     }
 }
 
-/* The parts from `begin` on. */
+/*
+ * One part of storing `task`, which round_tile() left in `done`, through the warp's buffer.  Why parts: a
+ * warpgroup that does not multiply leaves the tensor cores to the other one, but for half a k-step only.
+ */
 template <class C, class Hooks>
-static __device__ __forceinline__ void store_rest(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                  const gemm_task &task, uint8_t *out, int begin)
+static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
+                                                  const gemm_task &task, gemm_smem<C> &smem, int part)
 {
-    if (begin <= 0) {
-        store_part<C, Hooks, 0>(args, done, task, out);
+    switch (part) {
+    case 0: store_one<C, Hooks, 0>(args, done, task, smem); break;
+    case 1: store_one<C, Hooks, 1>(args, done, task, smem); break;
+    case 2: store_one<C, Hooks, 2>(args, done, task, smem); break;
+    case 3: store_one<C, Hooks, 3>(args, done, task, smem); break;
+    default: break;
     }
-    if (begin <= 1) {
-        store_part<C, Hooks, 1>(args, done, task, out);
-    }
-    if (begin <= 2) {
-        store_part<C, Hooks, 2>(args, done, task, out);
-    }
-    if (begin <= 3) {
-        store_part<C, Hooks, 3>(args, done, task, out);
+    if constexpr (C::kStoreParts > 4) {
+        switch (part) {
+        case 4: store_one<C, Hooks, 4>(args, done, task, smem); break;
+        case 5: store_one<C, Hooks, 5>(args, done, task, smem); break;
+        case 6: store_one<C, Hooks, 6>(args, done, task, smem); break;
+        case 7: store_one<C, Hooks, 7>(args, done, task, smem); break;
+        default: break;
+        }
     }
 }
 

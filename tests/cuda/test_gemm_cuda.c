@@ -373,9 +373,10 @@ static void random_problem(problem *p, const epf_gemm_sm90_variant *variant)
     p->gap = random_below(3) ? 0 : random_below(4);
     p->queue = random_below(2);
     p->short_last = random_below(2);
-    p->row_ptr = random_below(4) == 0;
-    p->swiglu = !is_grad(p) && p->n % 16 == 0 && random_below(2);
-    p->raw = p->swiglu && random_below(2);
+    p->row_ptr = variant->epilogue == EPF_GEMM_TO_ROW_PTR;
+    p->raw = variant->epilogue == EPF_GEMM_TO_SWIGLU_RAW;
+    p->swiglu = variant->epilogue == EPF_GEMM_TO_SWIGLU || p->raw;
+    p->n = p->swiglu ? (p->n + 15) / 16 * 16 : p->n;
     p->weight = p->swiglu && random_below(2);
     for (int g = 0; g < p->g; g++) {
         p->rows[g] = edges[random_below((int)(sizeof edges / sizeof edges[0]))];
@@ -403,9 +404,9 @@ int main(int argc, char **argv)
             random_problem(&p, &variants[v]);
             run_problem(&p);
         }
-        printf("variant %d (dtype %d, 128 x %d, cluster %d x %d, A %d, B %d): %d problems, %d wrong\n", v,
+        printf("variant %d (dtype %d, 128 x %d, cluster %d x %d, A %d, B %d, to %d): %d problems, %d wrong\n", v,
                variants[v].dtype, variants[v].block_n, variants[v].cluster_m, variants[v].cluster_n,
-               variants[v].a_source, variants[v].b_n_major, rounds, failures - before);
+               variants[v].a_source, variants[v].b_n_major, variants[v].epilogue, rounds, failures - before);
     }
     return failures != 0;
 }

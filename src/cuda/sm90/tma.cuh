@@ -59,6 +59,25 @@ static __device__ __forceinline__ void tma_load_3d_multicast(uint32_t to, const 
                  : "memory");
 }
 
+/* Stores a box from shared memory; what of it lies outside the tensor is left out. */
+static __device__ __forceinline__ void tma_store_2d(const CUtensorMap *map, uint32_t from, int2 at)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+                 "r"(from), "r"(at.x), "r"(at.y)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void bulk_commit(void)
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Returns once the calling thread's stores have read their shared memory. */
+static __device__ __forceinline__ void bulk_wait_read(void)
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 /* Copies 16 bytes, or writes 16 zero bytes where `valid` is false. */
 static __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, bool valid)
 {

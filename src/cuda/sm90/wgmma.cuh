@@ -98,6 +98,14 @@ static __device__ __forceinline__ void wgmma(float (&d)[kN / 2], uint64_t a, uin
     }
 }
 
+static __device__ __forceinline__ void load_shared_16(uint4 &to, uint32_t from)
+{
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                 : "r"(from)
+                 : "memory");
+}
+
 /* Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. */
 static __device__ __forceinline__ void stmatrix_x4(uint32_t to, uint32_t r0, uint32_t r1, uint32_t r2,
                                                    uint32_t r3)
