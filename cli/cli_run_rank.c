@@ -213,7 +213,8 @@ static epf_status open_op(run_rank *r)
 static void set_end(run_end *end, epf_status st)
 {
     const char *text = epf_error_text();
-    end->code = (int32_t)cli_exit_of(st);
+    /* Files are read by now: what is unsupported here is so on this machine. */
+    end->code = st == EPF_E_UNSUPPORTED ? (int32_t)CLI_NO_DEVICE : (int32_t)cli_exit_of(st);
     (void)snprintf(end->text, sizeof end->text, "%s",
                    st == EPF_OK      ? ""
                    : text[0] != '\0' ? text

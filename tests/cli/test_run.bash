@@ -34,6 +34,35 @@ cmp <(tail -c $bytes y.safetensors) <(tail -c $bytes 1-threads-serial.npy) || fa
 expect 0 "" run "$sample" --layer 1 --input y.safetensors:hidden_states --ranks 2 --check
 rm -f y.*
 
+# Three dimensions come back as three; the header keeps its length.
+LC_ALL=C sed 's/(303, 128), }/(3,101,128),}/' "$hidden" >deep.npy
+expect 0 "" run "$sample" --layer 2 --input deep.npy --ranks 8 --repeat 1 --output deep-out.npy
+LC_ALL=C grep -aq '(3, *101, *128' deep-out.npy || fail "the shape of deep-out.npy"
+cmp <(tail -c $bytes deep-out.npy) <(tail -c $bytes 1-threads-serial.npy) || fail "deep-out.npy"
+
+# Two shards, each needed for some of the layer's tensors.
+mkdir shards
+cp "$sample/config.json" shards
+cp "$sample/model.safetensors" shards/a.safetensors
+cp "$sample/model.safetensors" shards/b.safetensors
+{
+    printf '{"weight_map": {"model.layers.2.mlp.gate.weight": "a.safetensors"'
+    for expert in $(seq 0 31); do
+        for name in gate up down; do
+            shard=a
+            [ $((expert % 3)) -eq 0 ] || shard=b
+            printf ', "model.layers.2.mlp.experts.%d.%s_proj.weight": "%s.safetensors"' \
+                "$expert" $name $shard
+        done
+    done
+    printf '}}'
+} >shards/model.safetensors.index.json
+for started in "" --processes; do
+    # shellcheck disable=SC2086
+    expect 0 "" run shards --layer 2 --input "$hidden" --ranks 4 --repeat 1 $started --output shards.npy
+    cmp 1-threads-serial.npy shards.npy || fail "bits of two shards $started"
+done
+
 # One token on 8 ranks leaves 7 without any.
 expect 0 "" run "$sample" --layer 2 --input "$sample/model.safetensors:model.norm.weight" --ranks 8 --check
 in_output '^ +7 +0 '
