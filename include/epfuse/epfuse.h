@@ -30,7 +30,8 @@
 #ifndef EPFUSE_H
 #define EPFUSE_H
 
-/* clang-format off: fields and what they mean are aligned by hand */
+/* Fields and what they mean are aligned by hand. */
+/* clang-format off */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,7 +3,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 
 static atomic_uint_fast64_t fail_at;
 static atomic_uint_fast64_t num_asked;
@@ -31,12 +31,21 @@ void *epf_alloc(size_t count, size_t size)
 
 void *epf_alloc_aligned(size_t count, size_t size, size_t alignment)
 {
+    enum { HUGE_PAGE = 2 << 20 };
     size_t bytes;
     void *memory = NULL;
     if (!bytes_of(count, size, &bytes)) {
         return NULL;
     }
-    return posix_memalign(&memory, alignment, bytes) == 0 ? memory : NULL;
+    if (bytes < 2 * (size_t)HUGE_PAGE) {
+        return posix_memalign(&memory, alignment, bytes) == 0 ? memory : NULL;
+    }
+    if (posix_memalign(&memory, HUGE_PAGE, bytes) != 0) {
+        return NULL;
+    }
+    /* A hint: fewer misses of the address cache, and a dying process gives the memory back sooner. */
+    (void)madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    return memory;
 }
 
 void epf_free(void *memory)
