@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What README.md tells people to type works.  Of its sh blocks, "epfuse" commands run as from the source folder
+# What README.md tells people to type works.  Of its commands, those of epfuse run as from the source folder
 # (of bench only the options are looked at: it takes long); "./epf" commands must name a verb of ./epf.  C
-# blocks with a main() are built against the library and run.
+# blocks with a main(), and the programs of examples/, are built against the library and run.
 # Usage: test_readme.sh SOURCE_DIR EPFUSE STATIC_LIBRARY "LINKER FLAGS"
 set -eu
 epfuse=$2
@@ -12,11 +12,18 @@ cd "$1"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# Blocks of one language, continued lines joined; a line "#:" and a number before each block.
+# The blocks of one language, a line "#:" and a number before each.
 blocks() {
-    awk -v language="$1" '
-        /^```/ { inside = !inside && $0 == "```" language; if (inside) print "#:" ++n; next }
-        inside { if (sub(/\\$/, "")) printf "%s", $0; else print }' README.md
+    awk -v fence='```'"$1" '
+        /^```/ { inside = !inside && $0 == fence; if (inside) print "#:" ++n; next }
+        inside' README.md
+}
+# Commands: all of sh blocks; of indented blocks those after "$ " and those of ./epf.
+commands() {
+    {
+        blocks sh
+        awk '/^```/ { fenced = !fenced } !fenced && sub(/^    /, "") && (sub(/^\$ /, "") || /^\.\/epf /)' README.md
+    } | awk '{ if (sub(/\\$/, "")) printf "%s", $0; else print }'
 }
 
 # Commands run in a folder that looks like this one, so that what they write does not stay.
@@ -42,10 +49,10 @@ while IFS= read -r line; do
         *) continue ;;
     esac
     checked=$((checked + 1))
-done < <(blocks sh)
+done < <(commands)
 
 blocks c | awk -v work="$work" '/^#:/ { file = work "/block" substr($0, 3) ".c"; next } { print >file }'
-for source in "$work"/block*.c; do
+for source in "$work"/block*.c examples/*.c; do
     if [ -e "$source" ] && grep -q 'int main' "$source"; then
         "$CC" -std=c11 -Wall -Wextra -Werror -Iinclude -o "$work/program" "$source" "$library" "${flags[@]}"
         timeout 100 "$work/program"
