@@ -10,7 +10,7 @@ enum { BAR_COLUMNS = 24 };
 
 static void print_memory(const plan *p)
 {
-    char text[CLI_NUMBER_BYTES], bar[CLI_BAR_BYTES];
+    char text[CLI_NUMBER_BYTES], bar[CLI_BAR_BYTES], set[32];
     uint64_t small = 0, padding = 0;
 
     printf("%ssymmetric memory of a rank, capacity %g%s\n", cli_bold(), p->capacity, cli_plain());
@@ -21,14 +21,13 @@ static void print_memory(const plan *p)
             small += b->bytes;
             continue;
         }
-        printf("  %-16s", b->name);
         if (p->num_sets > 1 && b->buffer_set >= 0) {
-            printf(" set %d", b->buffer_set);
-        } else if (p->num_sets > 1) {
-            printf("%6s", "");
+            (void)snprintf(set, sizeof set, " set %d", b->buffer_set);
+        } else {
+            (void)snprintf(set, sizeof set, "%*s", p->num_sets > 1 ? 6 : 0, "");
         }
-        printf(" %10s  %s\n", cli_bytes((double)b->bytes, text),
-               cli_bar((double)b->bytes, (double)p->symmetric_bytes, BAR_COLUMNS, bar));
+        cli_line("  %-16s%s %10s  %s", b->name, set, cli_bytes((double)b->bytes, text),
+                 cli_bar((double)b->bytes, (double)p->symmetric_bytes, BAR_COLUMNS, bar));
     }
     printf("  %-16s%s %10s\n", "small ones", p->num_sets > 1 ? "      " : "",
            cli_bytes((double)(small + padding), text));

@@ -43,24 +43,26 @@ static void print_ranks(const run_report *report)
     const run_job *job = report->job;
     const run_load load = run_load_of(report);
     const double num_experts = job->config->routing.num_experts;
-    char bar[CLI_BAR_BYTES], spark[CLI_BAR_BYTES];
+    char bar[CLI_BAR_BYTES], spark[CLI_BAR_BYTES], summary[160];
 
     printf("%s%5s %8s %9s  %-*s  rows of experts%s\n", cli_bold(), "rank", "tokens", "rows",
            BAR_COLUMNS, "load", cli_plain());
     for (int32_t r = 0; r < job->num_ranks; r++) {
         const run_result *rank = report->ranks[r];
-        printf("%5d %8d %9d  %s  %s\n", r, run_job_rank_tokens(job, r), rank->num_rows,
-               cli_bar(rank->num_rows, load.max_rank_rows, BAR_COLUMNS, bar),
-               cli_spark(rank->expert_rows, job->num_local, load.max_expert_rows, spark));
+        cli_line("%5d %8d %9d  %s  %s", r, run_job_rank_tokens(job, r), rank->num_rows,
+                 cli_bar(rank->num_rows, load.max_rank_rows, BAR_COLUMNS, bar),
+                 cli_spark(rank->expert_rows, job->num_local, load.max_expert_rows, spark));
     }
-    printf("%5s %8" PRId64 " %9" PRId64 "  ", "all", job->num_tokens, load.num_rows);
+    summary[0] = '\0';
     if (load.num_rows > 0) {
-        printf("busiest rank %.2f x the mean, expert %d %.2f x (%d rows), %d of %d idle",
-               load.max_rank_rows * (double)job->num_ranks / (double)load.num_rows, load.max_expert,
-               load.max_expert_rows * num_experts / (double)load.num_rows, load.max_expert_rows,
-               load.num_idle_experts, job->config->routing.num_experts);
+        (void)snprintf(summary, sizeof summary,
+                       "busiest rank %.2f x the mean, expert %d %.2f x (%d rows), %d of %d idle",
+                       load.max_rank_rows * (double)job->num_ranks / (double)load.num_rows,
+                       load.max_expert, load.max_expert_rows * num_experts / (double)load.num_rows,
+                       load.max_expert_rows, load.num_idle_experts,
+                       job->config->routing.num_experts);
     }
-    printf("\n");
+    cli_line("%5s %8" PRId64 " %9" PRId64 "  %s", "all", job->num_tokens, load.num_rows, summary);
     if (job->num_ranks > 1) {
         char bytes[CLI_NUMBER_BYTES];
         const double width = epf_dtype_bytes(job->dtype) * (double)job->config->hidden;
@@ -77,15 +79,17 @@ static void print_phase(const run_report *report, int phase)
     const double seconds = report->seconds[phase];
     const double floor_seconds = report->floor_seconds[phase];
     char time[CLI_NUMBER_BYTES], floor_time[CLI_NUMBER_BYTES], bar[CLI_BAR_BYTES];
+    char of_floor[96] = "";
 
-    printf("%-19s %10s  %s", run_phase_name(phase), cli_time(seconds, time),
-           cli_bar(phase == RUN_NUM_PHASES ? 0 : seconds, report->seconds[RUN_NUM_PHASES],
-                   BAR_COLUMNS, bar));
     if (floor_seconds > 0) {
-        printf(" %10s %8.1f %%  %s", cli_time(floor_seconds, floor_time),
-               100 * floor_seconds / seconds, phase < RUN_NUM_PHASES ? report->limits[phase] : "");
+        (void)snprintf(of_floor, sizeof of_floor, "%10s %8.1f %%  %s",
+                       cli_time(floor_seconds, floor_time), 100 * floor_seconds / seconds,
+                       phase < RUN_NUM_PHASES ? report->limits[phase] : "");
     }
-    printf("\n");
+    cli_line("%-19s %10s  %s %s", run_phase_name(phase), cli_time(seconds, time),
+             cli_bar(phase == RUN_NUM_PHASES ? 0 : seconds, report->seconds[RUN_NUM_PHASES],
+                     BAR_COLUMNS, bar),
+             of_floor);
 }
 
 static void print_times(const run_report *report)

@@ -64,6 +64,21 @@ const char *cli_spark(const int32_t *values, int32_t count, int32_t most, char o
     return out;
 }
 
+void cli_line(const char *format, ...)
+{
+    char text[2 * CLI_BAR_BYTES + 256];
+    size_t length;
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (length = strlen(text); length > 0 && text[length - 1] == ' ';) {
+        length--;
+    }
+    printf("%.*s\n", (int)length, text);
+}
+
 const char *cli_time(double seconds, char out[CLI_NUMBER_BYTES])
 {
     static const char *const units[] = {"s", "ms", "us", "ns"};

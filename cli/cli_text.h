@@ -17,6 +17,9 @@ const char *cli_bar(double value, double whole, int width, char out[CLI_BAR_BYTE
  * neighbours share a column and show their largest. */
 const char *cli_spark(const int32_t *values, int32_t count, int32_t most, char out[CLI_BAR_BYTES]);
 
+/* Prints one line to stdout, without the blanks that a bar leaves at its end. */
+void cli_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* "1.23 ms", "45.6 us"; "12.3 MiB"; "1.23 G" with the given unit. */
 const char *cli_time(double seconds, char out[CLI_NUMBER_BYTES]);
 const char *cli_bytes(double bytes, char out[CLI_NUMBER_BYTES]);
