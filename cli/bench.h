@@ -72,8 +72,14 @@ epf_status bench_measure(const bench_problem *problem, bench_result *result);
 /* Draws the profiled passes of the last measurement of this problem: unfused above fused. */
 epf_status bench_draw(const bench_problem *problem, const char *path);
 
-/* The ceilings alone. */
-epf_status bench_measure_ceiling(const bench_problem *problem, bench_ceiling *ceiling);
+/* Operands for the ceilings of all threads of a problem, kept between samples. */
+typedef struct bench_ceilings bench_ceilings;
+epf_status bench_ceilings_create(const bench_problem *problem, bench_ceilings **ceilings);
+/* Accepts NULL. */
+void bench_ceilings_destroy(bench_ceilings *ceilings);
+/* One sample of each, on all threads at once; the other ranks wait meanwhile. */
+epf_status bench_ceilings_sample(bench_ceilings *ceilings, double *dense_gflops, double *copy_gbs);
+const char *bench_ceilings_library(const bench_ceilings *ceilings);
 
 /* Index of the p-quantile of n ascending values. */
 double bench_quantile(double *values, int32_t count, double p);

@@ -1,9 +1,9 @@
 /*
- * bench_ceiling.c: what this machine can do at most, measured with all threads at once: a large dense
- * product with the library that multiplies the tiles, and memcpy of more than the caches hold.
+ * bench_ceiling.c: what this machine can do at most, with all threads at once: a large dense product with
+ * the library that multiplies the tiles, and memcpy of more than the caches hold.  Sampled in turns with
+ * what it is compared to, since shared machines drift.
  */
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/epf_alloc.h"
@@ -14,150 +14,167 @@
 #include "cpu/gemm/epf_convert.h"
 #include "cpu/gemm/epf_gemm.h"
 
-enum { DENSE_M = 1024, DENSE_N = 2048, DENSE_K = 4096, COPY_BYTES = 256 << 20, ROUNDS = 5 };
+enum { DENSE_M = 1024, DENSE_N = 2048, DENSE_K = 4096, COPY_BYTES = 128 << 20 };
 
 typedef struct ceiling_thread {
     pthread_t thread;
-    pthread_barrier_t *gate;
-    int32_t dtype;
+    epf_gemm_weight *weight;
+    epf_gemm_scratch *scratch;
+    void *a;
+    float *c;
+    uint8_t *from, *to;
+    bool is_copy; /* what the next sample is of */
     epf_status status;
-    double gemm_s[ROUNDS];
-    double copy_s[ROUNDS];
 } ceiling_thread;
+
+struct bench_ceilings {
+    int32_t count;
+    ceiling_thread *threads; /* [count] */
+    char library[64];
+};
 
 static void *random_matrix(int32_t dtype, int64_t count)
 {
-    void *const data = epf_alloc_aligned((size_t)count, (size_t)epf_dtype_bytes(dtype), 64);
+    const int64_t bytes = epf_dtype_bytes(dtype);
+    uint8_t *const data = epf_alloc_aligned((size_t)count, (size_t)bytes, 64);
     uint64_t state = 1;
     for (int64_t i = 0; data != NULL && i < count; i++) {
         float value;
         state = state * 6364136223846793005u + 1442695040888963407u;
         value = (float)(int32_t)(state >> 32) * (1.0f / 2147483648.0f);
-        epf_convert_from_f32((uint8_t *)data + i * epf_dtype_bytes(dtype), &value, (epf_dtype)dtype,
-                             1);
+        epf_convert_from_f32(data + i * bytes, &value, (epf_dtype)dtype, 1);
     }
     return data;
 }
 
-static void time_gemm(ceiling_thread *t)
+static epf_status prepare(ceiling_thread *t, int32_t dtype)
 {
     epf_gemm_weight_desc desc;
-    epf_gemm_weight *weight = NULL;
-    epf_gemm_scratch *scratch = NULL;
-    epf_gemm_tile_args args;
-    void *const a = random_matrix(t->dtype, (int64_t)DENSE_M * DENSE_K);
-    void *const b = random_matrix(t->dtype, (int64_t)DENSE_N * DENSE_K);
-    float *const c = epf_alloc((size_t)DENSE_M * DENSE_N, sizeof *c);
+    epf_status st;
+    void *const b = random_matrix(dtype, (int64_t)DENSE_N * DENSE_K);
+    t->a = random_matrix(dtype, (int64_t)DENSE_M * DENSE_K);
+    t->c = epf_alloc_aligned((size_t)DENSE_M * DENSE_N, sizeof *t->c, 64);
+    t->from = epf_alloc_aligned(COPY_BYTES, 1, 4096);
+    t->to = epf_alloc_aligned(COPY_BYTES, 1, 4096);
+    if (b == NULL || t->a == NULL || t->c == NULL || t->from == NULL || t->to == NULL) {
+        epf_free(b);
+        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: operands of the ceilings");
+    }
+    memset(t->from, 1, COPY_BYTES);
+    memset(t->to, 2, COPY_BYTES);
     memset(&desc, 0, sizeof desc);
-    desc.dtype = (epf_dtype)t->dtype;
+    desc.dtype = (epf_dtype)dtype;
     desc.num_experts = 1;
     desc.n = DENSE_N;
     desc.k = DENSE_K;
     desc.reduce_last_dim = true;
     desc.data = b;
     desc.block_n = DENSE_N;
-    t->status =
-        a == NULL || b == NULL || c == NULL ? EPF_FAIL(EPF_E_NO_MEMORY, "bench: matrices") : EPF_OK;
-    t->status = t->status == EPF_OK ? epf_gemm_weight_create(&desc, &weight) : t->status;
-    t->status = t->status == EPF_OK ? epf_gemm_scratch_create(&scratch) : t->status;
-    memset(&args, 0, sizeof args);
-    args.m = DENSE_M;
-    args.a = a;
-    args.lda = DENSE_K;
-    args.c = c;
-    args.ldc = DENSE_N;
-    for (int i = -1; i < ROUNDS; i++) {
-        uint64_t begin;
-        (void)pthread_barrier_wait(t->gate);
-        begin = epf_now_ns();
-        if (t->status == EPF_OK) {
-            t->status = epf_gemm_tile(weight, &args, scratch);
-        }
-        if (i >= 0) {
-            t->gemm_s[i] = (double)(epf_now_ns() - begin) * 1e-9;
-        }
-    }
-    epf_gemm_weight_destroy(weight);
-    epf_gemm_scratch_destroy(scratch);
-    epf_free(a);
+    st = epf_gemm_weight_create(&desc, &t->weight);
     epf_free(b);
-    epf_free(c);
+    return st == EPF_OK ? epf_gemm_scratch_create(&t->scratch) : st;
 }
 
-static void time_copy(ceiling_thread *t)
-{
-    uint8_t *const from = epf_alloc_aligned(COPY_BYTES, 1, 4096);
-    uint8_t *const to = epf_alloc_aligned(COPY_BYTES, 1, 4096);
-    if (from == NULL || to == NULL) {
-        t->status = EPF_FAIL(EPF_E_NO_MEMORY, "bench: %d bytes", COPY_BYTES);
-    } else {
-        memset(from, 1, COPY_BYTES);
-        memset(to, 2, COPY_BYTES);
-    }
-    for (int i = 0; i < ROUNDS; i++) {
-        uint64_t begin;
-        (void)pthread_barrier_wait(t->gate);
-        begin = epf_now_ns();
-        if (t->status == EPF_OK) {
-            memcpy(to, from, COPY_BYTES);
-        }
-        t->copy_s[i] = (double)(epf_now_ns() - begin) * 1e-9;
-    }
-    epf_free(from);
-    epf_free(to);
-}
-
-static void *ceiling_main(void *argument)
+static void *sample_main(void *argument)
 {
     ceiling_thread *const t = argument;
-    time_gemm(t);
-    time_copy(t);
+    epf_gemm_tile_args args;
+    if (t->is_copy) {
+        memcpy(t->to, t->from, COPY_BYTES);
+        return NULL;
+    }
+    memset(&args, 0, sizeof args);
+    args.m = DENSE_M;
+    args.a = t->a;
+    args.lda = DENSE_K;
+    args.c = t->c;
+    args.ldc = DENSE_N;
+    t->status = epf_gemm_tile(t->weight, &args, t->scratch);
     return NULL;
 }
 
-static double median_of_slowest(const ceiling_thread *threads, int32_t count, bool is_copy)
+/* Seconds until the last thread is done; thread 0 is the calling one. */
+static epf_status sample(bench_ceilings *c, bool is_copy, double *seconds)
 {
-    double slowest[ROUNDS];
-    for (int i = 0; i < ROUNDS; i++) {
-        slowest[i] = 0.0;
-        for (int32_t t = 0; t < count; t++) {
-            const double s = is_copy ? threads[t].copy_s[i] : threads[t].gemm_s[i];
-            slowest[i] = s > slowest[i] ? s : slowest[i];
-        }
+    const uint64_t begin = epf_now_ns();
+    epf_status st = EPF_OK;
+    int32_t started = 1;
+    for (int32_t t = 0; t < c->count; t++) {
+        c->threads[t].is_copy = is_copy;
+        c->threads[t].status = EPF_OK;
     }
-    return bench_quantile(slowest, ROUNDS, 0.5);
+    while (started < c->count && pthread_create(&c->threads[started].thread, NULL, sample_main,
+                                                &c->threads[started]) == 0) {
+        started++;
+    }
+    (void)sample_main(&c->threads[0]);
+    for (int32_t t = 1; t < started; t++) {
+        (void)pthread_join(c->threads[t].thread, NULL);
+    }
+    *seconds = (double)(epf_now_ns() - begin) * 1e-9;
+    for (int32_t t = 0; t < started && st == EPF_OK; t++) {
+        st = c->threads[t].status;
+    }
+    return st == EPF_OK && started < c->count
+               ? EPF_FAIL(EPF_E_DEVICE, "bench: thread %d of %d does not start", started, c->count)
+               : st;
 }
 
-epf_status bench_measure_ceiling(const bench_problem *problem, bench_ceiling *ceiling)
+epf_status bench_ceilings_sample(bench_ceilings *c, double *dense_gflops, double *copy_gbs)
 {
-    const int32_t count = problem->num_ranks * problem->num_workers;
-    pthread_barrier_t gate;
+    double seconds;
+    EPF_TRY(sample(c, false, &seconds));
+    *dense_gflops = 2.0 * DENSE_M * DENSE_N * DENSE_K * c->count / seconds * 1e-9;
+    EPF_TRY(sample(c, true, &seconds));
+    *copy_gbs = (double)COPY_BYTES * c->count / seconds * 1e-9;
+    return EPF_OK;
+}
+
+const char *bench_ceilings_library(const bench_ceilings *c)
+{
+    return c->library;
+}
+
+epf_status bench_ceilings_create(const bench_problem *problem, bench_ceilings **out)
+{
     epf_gemm_provider_info info;
-    epf_status st = EPF_OK;
-    ceiling_thread *const threads = epf_alloc((size_t)count, sizeof *threads);
-    if (threads == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: %d threads", count);
+    epf_status st;
+    bench_ceilings *const c = epf_alloc(1, sizeof *c);
+    if (c == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "bench: ceilings");
     }
-    EPF_TRY(epf_gemm_provider_query(EPF_GEMM_AUTO, (epf_dtype)problem->dtype, &info));
-    (void)pthread_barrier_init(&gate, NULL, (unsigned)count);
-    for (int32_t t = 0; t < count; t++) {
-        threads[t].gate = &gate;
-        threads[t].dtype = problem->dtype;
-        if (pthread_create(&threads[t].thread, NULL, ceiling_main, &threads[t]) != 0) {
-            /* the others would wait for ever at the gate: nothing sensible is left to measure */
-            abort();
-        }
+    c->count = problem->num_ranks * problem->num_workers;
+    c->threads = epf_alloc((size_t)c->count, sizeof *c->threads);
+    st = c->threads == NULL
+             ? EPF_FAIL(EPF_E_NO_MEMORY, "bench: %d threads", c->count)
+             : epf_gemm_provider_query(EPF_GEMM_AUTO, (epf_dtype)problem->dtype, &info);
+    if (st == EPF_OK) {
+        strncpy(c->library, epf_gemm_kind_name(info.kind), sizeof c->library - 1);
     }
-    for (int32_t t = 0; t < count; t++) {
-        (void)pthread_join(threads[t].thread, NULL);
-        st = st == EPF_OK ? threads[t].status : st;
+    for (int32_t t = 0; t < c->count && st == EPF_OK; t++) {
+        st = prepare(&c->threads[t], problem->dtype);
     }
-    ceiling->dense_gflops =
-        2.0 * DENSE_M * DENSE_N * DENSE_K * count / median_of_slowest(threads, count, false) * 1e-9;
-    ceiling->copy_gbs = (double)COPY_BYTES * count / median_of_slowest(threads, count, true) * 1e-9;
-    memset(ceiling->library, 0, sizeof ceiling->library);
-    strncpy(ceiling->library, epf_gemm_kind_name(info.kind), sizeof ceiling->library - 1);
-    (void)pthread_barrier_destroy(&gate);
-    epf_free(threads);
-    return st;
+    if (st != EPF_OK) {
+        bench_ceilings_destroy(c);
+        return st;
+    }
+    *out = c;
+    return EPF_OK;
+}
+
+void bench_ceilings_destroy(bench_ceilings *c)
+{
+    if (c == NULL) {
+        return;
+    }
+    for (int32_t t = 0; c->threads != NULL && t < c->count; t++) {
+        epf_gemm_weight_destroy(c->threads[t].weight);
+        epf_gemm_scratch_destroy(c->threads[t].scratch);
+        epf_free(c->threads[t].a);
+        epf_free(c->threads[t].c);
+        epf_free(c->threads[t].from);
+        epf_free(c->threads[t].to);
+    }
+    epf_free(c->threads);
+    epf_free(c);
 }

@@ -36,6 +36,8 @@ typedef struct bench_rank {
     epf_memory raw, hidden; /* [R, N] and [R, I] */
     double *us[BENCH_NUM_OPS];
     double *pass_us[NUM_PASSES];
+    bench_ceilings *ceilings;        /* of rank 0, else NULL */
+    double *dense_gflops, *copy_gbs; /* samples, of rank 0 */
     epf_status status;
     char error[512];
 } bench_rank;
@@ -321,6 +323,11 @@ static epf_status run_rank(bench_rank *b)
     EPF_TRY(run_preprocess(b));
     EPF_TRY(reserve_rows(b));
     for (int32_t i = -WARMUP; i < b->problem->repeat; i++) {
+        EPF_TRY(epf_op_barrier(b->op));
+        if (b->ceilings != NULL) {
+            const int32_t at = i >= 0 ? i : 0;
+            EPF_TRY(bench_ceilings_sample(b->ceilings, &b->dense_gflops[at], &b->copy_gbs[at]));
+        }
         TIMED(b, run_preprocess(b), sample(b, BENCH_PREPROCESS, i));
         TIMED(b, run_dispatch(b, false), sample(b, BENCH_DISPATCH_GEMM, i));
         TIMED(b, run_combine(b, EPF_COMBINE_FUSE_SCATTER, false), sample(b, BENCH_GEMM_COMBINE, i));
@@ -426,6 +433,10 @@ static epf_status collect(const bench_rank *ranks, bench_result *result)
         }
         *layers[pass] = slowest(samples, p->num_ranks, p->repeat, 0.5);
     }
+    result->ceiling.dense_gflops = bench_quantile(ranks[0].dense_gflops, p->repeat, 0.5);
+    result->ceiling.copy_gbs = bench_quantile(ranks[0].copy_gbs, p->repeat, 0.5);
+    strncpy(result->ceiling.library, bench_ceilings_library(ranks[0].ceilings),
+            sizeof result->ceiling.library - 1);
     count_rows(ranks, result);
     return read_main_rate(p, result);
 }
@@ -444,6 +455,9 @@ static void release(bench_rank *b)
     epf_free(b->output.data);
     epf_free(b->raw.data);
     epf_free(b->hidden.data);
+    bench_ceilings_destroy(b->ceilings);
+    epf_free(b->dense_gflops);
+    epf_free(b->copy_gbs);
     for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
         epf_free(b->us[op]);
     }
@@ -469,11 +483,13 @@ static epf_status make_ranks(const bench_problem *p, bench_rank *ranks)
             ranks[r].pass_us[pass] = epf_alloc((size_t)p->repeat, sizeof(double));
             is_there = is_there && ranks[r].pass_us[pass] != NULL;
         }
-        if (!is_there) {
+        ranks[r].dense_gflops = epf_alloc((size_t)p->repeat, sizeof(double));
+        ranks[r].copy_gbs = epf_alloc((size_t)p->repeat, sizeof(double));
+        if (!is_there || ranks[r].dense_gflops == NULL || ranks[r].copy_gbs == NULL) {
             return EPF_FAIL(EPF_E_NO_MEMORY, "bench: samples");
         }
     }
-    return EPF_OK;
+    return bench_ceilings_create(p, &ranks[0].ceilings);
 }
 
 epf_status bench_measure(const bench_problem *problem, bench_result *result)
@@ -501,7 +517,6 @@ epf_status bench_measure(const bench_problem *problem, bench_result *result)
         }
     }
     st = st == EPF_OK ? collect(ranks, result) : st;
-    st = st == EPF_OK ? bench_measure_ceiling(problem, &result->ceiling) : st;
     for (int32_t r = 0; r < problem->num_ranks; r++) {
         release(&ranks[r]);
     }
