@@ -489,8 +489,8 @@ typedef struct epf_group_gemm_combine_args {
     epf_tensor orig_input;            /* [>= R, K''] token type: ...                                 */
     epf_tensor grad_weight;           /* [L, N', K''] token type or fp32, out: ... the weight gradient */
     epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout         */
-    int32_t grad_block_size_m;        /* tile along N'; EPF_AUTO: 64                                 */
-    int32_t grad_block_size_n;        /* tile along K''; EPF_AUTO: 128                               */
+    int32_t grad_block_size_m;        /* tile along N'; EPF_AUTO: 256                                     */
+    int32_t grad_block_size_n;        /* tile along K''; EPF_AUTO: 512                                    */
     int32_t grad_block_size_k;        /* rows summed per step; EPF_AUTO: all of an expert's */
     int32_t grad_group_size_m;        /* default 3                                                   */
     bool enable_profiler;             /* default false                                               */

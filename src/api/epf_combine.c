@@ -17,7 +17,7 @@ typedef struct combine {
     epf_call call;
 } combine;
 
-enum { DEFAULT_GRAD_BLOCK_M = 64, DEFAULT_GRAD_BLOCK_N = 128, MAX_GRAD_BLOCK = 4096 };
+enum { DEFAULT_GRAD_BLOCK_M = 256, DEFAULT_GRAD_BLOCK_N = 512, MAX_GRAD_BLOCK = 4096 };
 
 static bool has_gate(const combine *c)
 {
