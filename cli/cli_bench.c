@@ -15,8 +15,8 @@
 #include "cli_options.h"
 #include "cli_text.h"
 #include "core/epf_dtype.h"
-#include "epf_commit.h"
 #include "model/epf_preset.h"
+#include <epf_commit.h> /* made by the build */
 
 typedef struct bench_options {
     const char *preset;    /* NULL: all */
