@@ -56,7 +56,7 @@
 #include "cuda/sm90/wgmma.cuh"
 
 #ifndef EPF_HINT_A
-#define EPF_HINT_A kEvictNormal
+#define EPF_HINT_A kEvictLast
 #endif
 #ifndef EPF_HINT_B
 #define EPF_HINT_B kEvictNormal
@@ -69,7 +69,7 @@ static constexpr int kThreads = 384;
 static constexpr int kLoadThreads = 128;
 static constexpr int kTaskSlots = 8;
 static constexpr int kNextSlots = 8;
-static constexpr int kFetchAhead = 4; /* k-steps before a task's end at which the next one is asked for */
+static constexpr int kFetchAhead = 5; /* k-steps before a task's end at which the next one is asked for */
 static constexpr int kOutBytes = EPF_GEMM_STORE_ROWS * 64 * 2; /* a warp's store buffer */
 static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS; /* of tiles; see build_tables() */
 static constexpr int kMaxSmem = 232448;
@@ -93,6 +93,7 @@ struct gemm_config {
     static constexpr int kBytesB = kBlockN * kBlockK * 2;
     static constexpr int kStoreParts = kRaw ? 8 : 4;
     static constexpr int kMinSteps = kStoreParts; /* beneath each k-step of a task a part is stored */
+    static constexpr int kPlanThread = kGathered ? 0 : 32; /* which finds the CTA's next task */
     static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
     static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
     static_assert(kStages < kTaskSlots, "a task slot outlives the ring");
@@ -118,6 +119,8 @@ template <class C> struct gemm_smem {
     uint64_t full[C::kStages];
     uint64_t empty[C::kStages];
     uint64_t next_full[kNextSlots];
+    uint64_t wanted; /* the load thread nears a task's end   */
+    uint64_t ready;  /* the next task is in its slot, or none */
     uint32_t next[kNextSlots]; /* index of the cluster's next task */
     int32_t rows[kMaxGroups];
     int32_t row_offset[kMaxGroups];
@@ -376,7 +379,7 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
     epf_tile tile;
     if (args.queue && walk.count > 0) {
         const uint32_t slot = walk.count % kNextSlots;
-        if (C::kCluster > 1 && threadIdx.x == 0) {
+        if (C::kCluster > 1 && threadIdx.x == C::kPlanThread) {
             mbarrier_arrive_expect_tx(&smem.next_full[slot], sizeof(uint32_t));
         }
         mbarrier_wait(&smem.next_full[slot], (walk.count - (slot == 0 ? 1 : 0)) / kNextSlots % 2);
@@ -391,16 +394,16 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
 }
 
 template <class C>
-static __device__ __forceinline__ bool fetches(const epf_gemm_sm90_args &args)
+static __device__ __forceinline__ bool walk_leads(const epf_gemm_sm90_args &args)
 {
-    return args.queue && threadIdx.x == 0 && (C::kCluster == 1 || cluster_cta_rank() == 0);
+    return args.queue && threadIdx.x == C::kPlanThread && (C::kCluster == 1 || cluster_cta_rank() == 0);
 }
 
 /* Near a task's end: asks for the next one, late so that no SM sits on work another could begin. */
 template <class C>
 static __device__ __forceinline__ void walk_fetch(const epf_gemm_sm90_args &args, task_walk &walk)
 {
-    if (fetches<C>(args)) {
+    if (walk_leads<C>(args)) {
         walk.fetched = gridDim.x / C::kCluster + atomicAdd(&args.queue[0], 1);
     }
 }
@@ -410,7 +413,7 @@ template <class C>
 static __device__ __forceinline__ void walk_publish(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
                                                     const task_walk &walk)
 {
-    if (fetches<C>(args)) {
+    if (walk_leads<C>(args)) {
         const uint32_t slot = walk.count % kNextSlots;
         if constexpr (C::kCluster == 1) {
             smem.next[slot] = walk.fetched;
@@ -424,41 +427,73 @@ static __device__ __forceinline__ void walk_publish(const epf_gemm_sm90_args &ar
     }
 }
 
-/* Tells the math role that no task is left; the last cluster to end resets the queue. */
+template <class C> static __device__ __forceinline__ gemm_task end_task(void)
+{
+    gemm_task task = {};
+    task.num_k = C::kMinSteps;
+    task.end = 1;
+    return task;
+}
+
+/* Hands the end, which is in its slot already, to the math role. */
 template <class C>
-static __device__ __forceinline__ void walk_end(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
-                                                gemm_ring<C::kStages> ring, const task_walk &walk)
+static __device__ __forceinline__ void load_end(gemm_smem<C> &smem, gemm_ring<C::kStages> ring)
 {
     for (int32_t step = 0; step < C::kMinSteps; step++) {
         mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
-        gemm_task end = {};
-        end.num_k = C::kMinSteps;
-        end.end = 1;
-        smem.task[task_slot(walk)] = end;
         mbarrier_arrive(&smem.full[ring.stage()], C::kFullArrivals);
         ring.advance();
     }
-    if (fetches<C>(args) && atomicAdd(&args.queue[1], 1) == gridDim.x / C::kCluster - 1) {
+}
+
+/* The last cluster to end resets the queue. */
+template <class C> static __device__ __forceinline__ void walk_done(const epf_gemm_sm90_args &args)
+{
+    if (walk_leads<C>(args) && atomicAdd(&args.queue[1], 1) == gridDim.x / C::kCluster - 1) {
         args.queue[0] = 0;
         args.queue[1] = 0;
     }
 }
 
+/* One thread finds the next task while the load thread is busy with the last k-steps of this one. */
+template <class C>
+static __device__ __forceinline__ void plan_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+{
+    task_walk walk = walk_begin(args, smem);
+    bool more = true;
+    while (more) {
+        gemm_task &next = smem.task[walk.count % kTaskSlots];
+        if (walk.count > 0) {
+            mbarrier_wait(&smem.wanted, (walk.count - 1) % 2);
+            walk_fetch<C>(args, walk);
+            walk_publish(args, smem, walk);
+        }
+        more = walk_next(args, smem, walk, next);
+        if (!more) {
+            next = end_task<C>();
+        }
+        mbarrier_arrive(&smem.ready, 1);
+    }
+    walk_done<C>(args);
+}
+
 template <class C, class Hooks>
 static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
-    task_walk walk = walk_begin(args, smem);
     gemm_ring<C::kStages> ring;
-    bool more = walk_next(args, smem, walk, smem.task[0]);
-    while (more) {
-        const gemm_task task = smem.task[task_slot(walk)];
+    for (uint32_t count = 0;; count++) {
+        mbarrier_wait(&smem.ready, count % 2);
+        const gemm_task task = smem.task[count % kTaskSlots];
+        if (task.end) {
+            break;
+        }
         Hooks::before_loads(args, task);
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
             const uint32_t place = smem_address(smem.ring[ring.stage()]);
             const int32_t k = task.k_begin + step * kBlockK;
-            if (step == task.num_k - kFetchAhead) {
-                walk_fetch<C>(args, walk);
+            if (step == max(task.num_k - kFetchAhead, 0)) {
+                mbarrier_arrive(&smem.wanted, 1);
             }
             mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
             TRACE(12);
@@ -467,15 +502,10 @@ static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args,
             load_a<C>(args, task, place, bar, k);
             load_b<C>(args, task, place + C::kBytesA, bar, k);
             ring.advance();
-            if (step == task.num_k - 2) { /* finding the next task takes longer than a k-step */
-                walk_publish(args, smem, walk);
-                more = walk_next(args, smem, walk, smem.task[walk.count % kTaskSlots]);
-                TRACE(11);
-            }
         }
         TRACE(10);
     }
-    walk_end(args, smem, ring, walk);
+    load_end(smem, ring);
 }
 
 /* This thread's share of the gathered rows: one 16-byte piece of every sixteenth row. */
@@ -546,7 +576,7 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
             const uint32_t place = smem_address(smem.ring[ring.stage()]);
-            if (step == task.num_k - kFetchAhead) {
+            if (step == max(task.num_k - kFetchAhead, 0)) {
                 walk_fetch<C>(args, walk);
             }
             if (unsignalled == kLag) {
@@ -575,7 +605,9 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
         }
     }
     if (threadIdx.x == 0) {
-        walk_end(args, smem, ring, walk);
+        smem.task[task_slot(walk)] = end_task<C>();
+        load_end(smem, ring);
+        walk_done<C>(args);
     }
 }
 
@@ -667,6 +699,19 @@ static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args,
 }
 
 /*
+ * Which part the warpgroup stores beneath a k-step, or -1.  They take turns where there are enough k-steps,
+ * so that one multiplies while the other one stores.
+ */
+template <class C> static constexpr int kLastStore = 2 * C::kStoreParts;
+template <class C> static __device__ __forceinline__ int part_of(int step, int slab, int num_k)
+{
+    if (num_k < kLastStore<C>) {
+        return step;
+    }
+    return step % 2 == slab ? step / 2 : -1;
+}
+
+/*
  * Multiplies this warpgroup's rows of every task, and stores those of the task before, a part beneath each
  * of the first k-steps.  Every task has as many k-steps as there are parts.
  */
@@ -693,7 +738,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         TRACE(0);
         multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task.k_rows);
         TRACE(1);
-        store_part<C, Hooks>(args, done, before, smem, 0);
+        store_part<C, Hooks>(args, done, before, smem, part_of<C>(0, slab, num_k));
         TRACE(2);
         for (int32_t step = 1; step < num_k; step++) {
             const uint32_t previous = ring.stage();
@@ -701,8 +746,8 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
             mbarrier_wait(&smem.full[ring.stage()], ring.phase());
             multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, task.k_rows - step * kBlockK);
             TRACE(3);
-            if (step < C::kStoreParts) {
-                store_part<C, Hooks>(args, done, before, smem, step);
+            if (step < kLastStore<C>) {
+                store_part<C, Hooks>(args, done, before, smem, part_of<C>(step, slab, num_k));
                 TRACE(4);
             }
             wgmma_wait<1>();
@@ -733,6 +778,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int i = 0; i < kNextSlots; i++) {
             mbarrier_init(&smem.next_full[i], 1);
         }
+        mbarrier_init(&smem.wanted, 1);
+        mbarrier_init(&smem.ready, 1);
         smem.task[kTaskSlots - 1].rows = 0; /* before the first task there is nothing to store */
         fence_mbarrier_init();
         tma_prefetch_map(&args.map_a);
@@ -748,6 +795,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             gather_role<C, Hooks>(args, smem);
         } else if (threadIdx.x == 0) {
             load_role<C, Hooks>(args, smem);
+        } else if (threadIdx.x == C::kPlanThread) {
+            plan_role(args, smem);
         }
     } else {
         setmaxnreg_inc_232();
