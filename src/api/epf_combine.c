@@ -21,7 +21,8 @@ enum { DEFAULT_GRAD_BLOCK_M = 256, DEFAULT_GRAD_BLOCK_N = 512, MAX_GRAD_BLOCK = 
 
 static bool has_gate(const combine *c)
 {
-    return epf_tensor_given(&c->args.gate_input) || !c->args.cp_flag;
+    return epf_tensor_given(&c->args.gate_input) || !c->args.cp_flag ||
+           (c->args.layout->num_rows == 0 && epf_tensor_given(&c->args.output_gate));
 }
 
 static epf_status check_inputs(combine *c)
@@ -238,7 +239,7 @@ static void fill(combine *c)
 
 static epf_status run(combine *c)
 {
-    EPF_TRY(epf_op_reserve_rows(c->op, c->set, c->args.layout->max_rows));
+    EPF_TRY(epf_op_reserve_rows(c->op, c->set, c->args.layout));
     EPF_TRY(epf_op_next_epoch(c->op));
     fill(c);
     return epf_phase_run(c->op, &c->call, &c->knobs);

@@ -177,8 +177,8 @@ static void fill_result(dispatch *d)
         d->result.dispatch_output = d->args.dispatch_output;
         d->result.dispatch_output.shape[0] = shape[0];
     }
-    if (!epf_tensor_given(&d->args.weight)) {
-        return;
+    if (!epf_tensor_given(&d->args.weight) && d->args.layout->num_tokens > 0) {
+        return; /* a rank without tokens may leave them out and still receives its peers' */
     }
     d->result.weight_recv =
         epf_tensor_of(own + d->set->map.recv_weight, op->config.weight_dtype, 1, shape);
@@ -190,7 +190,7 @@ static void fill_result(dispatch *d)
 
 static epf_status run(dispatch *d)
 {
-    EPF_TRY(epf_op_reserve_rows(d->op, d->set, d->args.layout->max_rows));
+    EPF_TRY(epf_op_reserve_rows(d->op, d->set, d->args.layout));
     EPF_TRY(epf_op_next_epoch(d->op));
     fill(d);
     EPF_TRY(epf_phase_run(d->op, &d->call, &d->knobs));
@@ -230,7 +230,7 @@ epf_status epf_init_output_buffer(epf_op *op, const epf_layout *layout, int32_t 
     EPF_CHECK_ARG(output_buf != NULL, "output_buf: NULL");
     EPF_CHECK_ARG(weight_recv_buf != NULL, "weight_recv_buf: NULL");
     set = &op->sets[comm_buffer_id];
-    EPF_TRY(epf_op_reserve_rows(op, set, layout->max_rows));
+    EPF_TRY(epf_op_reserve_rows(op, set, layout));
     own = set->window->base[op->comm->rank];
     shape[0] = layout->num_rows;
     shape[1] = op->shape.hidden;

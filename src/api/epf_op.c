@@ -52,7 +52,8 @@ static epf_status check_config(const epf_op_config *c, int32_t num_ranks)
     EPF_CHECK_ARG(c->num_workers >= EPF_AUTO && c->num_workers <= MAX_WORKERS,
                   "num_workers: %d, must be 0..%d", c->num_workers, (int)MAX_WORKERS);
     EPF_CHECK_ARG(c->num_sm >= EPF_AUTO, "num_sm: %d, must be at least 0", c->num_sm);
-    EPF_CHECK_ARG(c->sm_margin >= 0, "sm_margin: %d, must be at least 0", c->sm_margin);
+    EPF_CHECK_ARG(c->sm_margin >= 0 && c->sm_margin < MAX_WORKERS, "sm_margin: %d, must be 0..%d",
+                  c->sm_margin, MAX_WORKERS - 1);
     return check_types(c);
 }
 

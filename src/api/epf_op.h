@@ -59,8 +59,9 @@ void epf_op_signal_entered(const epf_call *call);
 /* Remembers what ended a call and says it; returns its status. */
 epf_status epf_op_fail(epf_op *op, const epf_fault *fault);
 
-/* Grows a set to hold the layout's rows.  Collective where it grows. */
-epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, int64_t max_recv_rows);
+/* Grows a set to hold the layout's rows; what the caller put into the send and gate buffers for this layout
+ * moves along.  Collective where it grows. */
+epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout);
 
 /* At least `bytes` in `memory`; what was there is gone if it grows. */
 epf_status epf_memory_reserve(epf_memory *memory, int64_t bytes, const char *name);

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/epf_op.h"
+#include "api/epf_layout.h"
 #include "base/epf_alloc.h"
 
 enum { REGROW_ROWS = 1024 };
@@ -91,21 +91,32 @@ epf_status epf_memory_reserve(epf_memory *memory, int64_t bytes, const char *nam
     return EPF_OK;
 }
 
-epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, int64_t max_recv_rows)
+/* What the caller has put into its own buffers of the set for this layout. */
+static void move_own_buffers(const epf_op *op, const epf_buffer_set *from,
+                             const epf_set_map *to_map, uint8_t *to, const epf_layout *layout)
+{
+    const uint8_t *const own = from->window->base[op->comm->rank];
+    const int64_t gates = epf_min64(layout->num_rows, from->map.rows);
+    memcpy(to + to_map->send_tokens, own + from->map.send_tokens,
+           (size_t)(layout->num_tokens * epf_shape_row_bytes(&op->shape)));
+    memcpy(to + to_map->gate, own + from->map.gate, (size_t)(gates * op->shape.weight_bytes));
+}
+
+epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout)
 {
     epf_set_map map;
     epf_window *window = NULL;
-    if (max_recv_rows <= set->map.rows) {
+    if (layout->max_rows <= set->map.rows) {
         return EPF_OK;
     }
     if (!op->config.allow_regrow) {
-        return EPF_FAIL(
-            EPF_E_CAPACITY,
-            "capacity: a rank receives %lld rows, the buffers hold %lld and may not grow",
-            (long long)max_recv_rows, (long long)set->map.rows);
+        return EPF_FAIL(EPF_E_CAPACITY,
+                        "capacity: a rank receives %d rows, the buffers hold %lld and may not grow",
+                        layout->max_rows, (long long)set->map.rows);
     }
-    epf_set_map_make(&op->shape, epf_round_up(max_recv_rows, REGROW_ROWS), &map);
+    epf_set_map_make(&op->shape, epf_round_up(layout->max_rows, REGROW_ROWS), &map);
     EPF_TRY(epf_comm_window_create(op->comm, (uint64_t)map.total_bytes, &window));
+    move_own_buffers(op, set, &map, window->base[op->comm->rank], layout);
     epf_comm_window_destroy(op->comm, set->window); /* peers that still read it keep it mapped */
     set->window = window;
     set->map = map;

@@ -25,6 +25,7 @@ typedef struct exchange {
     epf_call call; /* windows and epoch; no phase is run */
     int32_t parity;
     epf_preprocess_args args;
+    epf_status refused; /* what is wrong with the call itself; told to all as well */
 } exchange;
 
 /* Where a check failed: heads of epf_posted_head with where = -1 have no slot. */
@@ -351,7 +352,7 @@ static epf_status run_exchange(exchange *x)
 {
     epf_posted_head head = {EPF_OK, 0, NO_SLOT, 0};
     int32_t *const own_counts = x->layout->counts;
-    epf_status st = check_tensors(x);
+    epf_status st = x->refused != EPF_OK ? x->refused : check_tensors(x);
     if (st == EPF_OK) {
         head.num_tokens = (int32_t)x->args.exp_indices.shape[0];
         st = count_slots(x, own_counts, &head);
@@ -366,20 +367,30 @@ static epf_status run_exchange(exchange *x)
     return read_sources(x, st);
 }
 
+/* The layout to work on; a temporary one where the caller's cannot be used. */
+static epf_status take_layout(exchange *x, epf_layout **layout)
+{
+    const bool is_usable = layout != NULL && (*layout == NULL || (*layout)->op == x->op);
+    if (!is_usable && x->refused == EPF_OK) {
+        x->refused = EPF_FAIL(EPF_E_INVALID, "layout: %s",
+                              layout == NULL ? "NULL" : "belongs to another operator");
+    }
+    if (is_usable && *layout != NULL) {
+        x->layout = *layout;
+        return EPF_OK;
+    }
+    return epf_layout_create(x->op, &x->layout);
+}
+
 epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layout **layout)
 {
     exchange x;
     epf_status st;
     memset(&x, 0, sizeof x);
     EPF_TRY(epf_op_check_ready(op, "epf_preprocess"));
-    EPF_CHECK_ARG(layout != NULL, "layout: NULL");
-    EPF_CHECK_ARG(*layout == NULL || (*layout)->op == op, "layout: belongs to another operator");
-    EPF_TRY(epf_struct_import(&epf_spec_preprocess_args, args, &x.args));
     x.op = op;
-    x.layout = *layout;
-    if (x.layout == NULL) {
-        EPF_TRY(epf_layout_create(op, &x.layout));
-    }
+    x.refused = epf_struct_import(&epf_spec_preprocess_args, args, &x.args);
+    EPF_TRY(take_layout(&x, layout));
     x.layout->is_filled = false;
     st = epf_op_next_epoch(op);
     if (st == EPF_OK) {
@@ -388,10 +399,10 @@ epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layou
         st = run_exchange(&x);
     }
     x.layout->is_filled = st == EPF_OK;
-    if (st != EPF_OK && *layout == NULL) {
+    if (st == EPF_OK) {
+        *layout = x.layout;
+    } else if (layout == NULL || x.layout != *layout) {
         epf_layout_destroy(x.layout);
-        return st;
     }
-    *layout = x.layout;
     return st;
 }

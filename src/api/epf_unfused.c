@@ -31,7 +31,7 @@ epf_status epf_unfused_dispatch(epf_op *op, epf_layout *layout, const epf_tensor
 {
     epf_call call;
     EPF_TRY(epf_layout_tile(layout, EPF_AUTO));
-    EPF_TRY(epf_op_reserve_rows(op, &op->sets[0], layout->max_rows));
+    EPF_TRY(epf_op_reserve_rows(op, &op->sets[0], layout));
     EPF_TRY(epf_op_next_epoch(op));
     fill(op, layout, NULL, EPF_PHASE_DISPATCH, &call);
     call.phase.num_comm_workers = call.phase.num_workers;

@@ -373,8 +373,7 @@ bool op_check_dispatch(op_rank *r)
     const op_want h = {"activation_output", &e->h, rows, false};
 
     return op_check_tensor(r->rank, &r->first.dispatch_output, &x) &&
-           (r->c->knobs.no_weights || omitted(r) ||
-            op_check_tensor(r->rank, &r->first.weight_recv, &weight)) &&
+           (r->c->knobs.no_weights || op_check_tensor(r->rank, &r->first.weight_recv, &weight)) &&
            (r->c->knobs.drop_gemm_output ||
             op_check_tensor(r->rank, &r->first.gemm_output, &gemm)) &&
            (!r->c->knobs.swiglu || op_check_tensor(r->rank, &r->h.tensor, &h)) &&

@@ -30,6 +30,7 @@ static const field kFields[] = {
     FIELD(duplicate_comm_buffer, 2),
     FIELD(hidden, 7), /* refused on rank 1 itself */
     FIELD(num_workers, -1),
+    FIELD(sm_margin, INT32_MAX),
 };
 
 static bool disagree(op_rank *r)
