@@ -14,7 +14,16 @@
 #include "cpu/gemm/epf_convert.h"
 #include "cpu/gemm/epf_gemm.h"
 
-enum { DENSE_M = 1024, DENSE_N = 2048, DENSE_K = 4096, COPY_BYTES = 128 << 20 };
+/* A panel of weights meets all rows before the next one: cut so, the products reach more than one call of
+ * the library for the whole does (bench_gemm shows both). */
+enum {
+    DENSE_M = 1024,
+    DENSE_N = 2048,
+    DENSE_K = 4096,
+    TILE_M = 128,
+    TILE_N = 256,
+    COPY_BYTES = 128 << 20
+};
 
 typedef struct ceiling_thread {
     pthread_t thread;
@@ -23,7 +32,8 @@ typedef struct ceiling_thread {
     void *a;
     float *c;
     uint8_t *from, *to;
-    bool is_copy; /* what the next sample is of */
+    int64_t bytes; /* per element */
+    bool is_copy;  /* what the next sample is of */
     epf_status status;
 } ceiling_thread;
 
@@ -60,6 +70,7 @@ static epf_status prepare(ceiling_thread *t, int32_t dtype)
         epf_free(b);
         return EPF_FAIL(EPF_E_NO_MEMORY, "bench: operands of the ceilings");
     }
+    t->bytes = epf_dtype_bytes(dtype);
     memset(t->from, 1, COPY_BYTES);
     memset(t->to, 2, COPY_BYTES);
     memset(&desc, 0, sizeof desc);
@@ -69,7 +80,7 @@ static epf_status prepare(ceiling_thread *t, int32_t dtype)
     desc.k = DENSE_K;
     desc.reduce_last_dim = true;
     desc.data = b;
-    desc.block_n = DENSE_N;
+    desc.block_n = TILE_N;
     st = epf_gemm_weight_create(&desc, &t->weight);
     epf_free(b);
     return st == EPF_OK ? epf_gemm_scratch_create(&t->scratch) : st;
@@ -84,12 +95,16 @@ static void *sample_main(void *argument)
         return NULL;
     }
     memset(&args, 0, sizeof args);
-    args.m = DENSE_M;
-    args.a = t->a;
+    args.m = TILE_M;
     args.lda = DENSE_K;
+    args.ldc = TILE_N; /* the fastest layout of C that the libraries have */
     args.c = t->c;
-    args.ldc = DENSE_N;
-    t->status = epf_gemm_tile(t->weight, &args, t->scratch);
+    for (args.n_tile = 0; args.n_tile < DENSE_N / TILE_N && t->status == EPF_OK; args.n_tile++) {
+        for (int32_t m = 0; m < DENSE_M && t->status == EPF_OK; m += TILE_M) {
+            args.a = (uint8_t *)t->a + (int64_t)m * DENSE_K * t->bytes;
+            t->status = epf_gemm_tile(t->weight, &args, t->scratch);
+        }
+    }
     return NULL;
 }
 
