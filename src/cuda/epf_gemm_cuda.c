@@ -128,7 +128,12 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
     c.size[1] = args->weight_grad ? (cuuint64_t)args->num_experts * (cuuint64_t)args->m : INT32_MAX;
     EPF_TRY(make_map(&out->map_a, args->a, &a));
     EPF_TRY(make_map(&out->map_b, args->b, &b));
-    return args->row_ptr ? EPF_OK : make_map(&out->map_c, args->c, &c);
+    if (!args->row_ptr) {
+        EPF_TRY(make_map(&out->map_c, args->c, &c));
+    }
+    c.size[0] = n;
+    return args->raw && args->epilogue == EPF_GEMM_SWIGLU ? make_map(&out->map_raw, args->raw, &c)
+                                                          : EPF_OK;
 }
 
 static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
@@ -136,17 +141,35 @@ static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
 {
     int32_t num_variants = 0;
     const epf_gemm_sm90_variant *list = epf_gemm_sm90_variants(&num_variants);
-    const epf_gemm_sm90_variant *best = NULL;
 
-    for (int32_t i = 0; i < num_variants && !best; i++) {
+    for (int32_t i = 0; i < num_variants; i++) {
         const epf_gemm_sm90_variant *v = &list[i];
         if (v->dtype == args->dtype && v->a_source == wanted->a_source
             && v->b_n_major == wanted->b_n_major && v->epilogue == wanted->epilogue && v->block_n == wanted->block_n
             && v->cluster_m == wanted->cluster_m && v->cluster_n == wanted->cluster_n) {
-            best = v;
+            return v;
         }
     }
-    return best;
+    return NULL;
+}
+
+/*
+ * The tile and cluster that measured best (docs/performance-gpu.md): side by side where there are many tiles or
+ * hardly more rows than one warpgroup takes, one below the other where the tiles are few, narrow where they do
+ * not even fill the device twice.
+ */
+static void pick_tile(const epf_gemm_cuda_args *args, epf_gemm_sm90_variant *wanted)
+{
+    const int64_t rows = args->expected_rows ? args->expected_rows : args->a_rows;
+    const int64_t tiles = epf_ceil_div(rows, BLOCK_M) * epf_ceil_div(args->n, 256);
+    const int below = args->gather
+                      || (!args->weight_grad && tiles < 512 && rows > 64 * (int64_t)args->num_experts);
+
+    wanted->block_n = args->block_n                       ? args->block_n
+                      : below && !args->gather && tiles < 200 ? 128
+                                                          : 256;
+    wanted->cluster_m = args->cluster_m ? args->cluster_m : below && args->cluster_n != 2 ? 2 : 1;
+    wanted->cluster_n = args->cluster_n ? args->cluster_n : wanted->cluster_m == 2 || args->cluster_m ? 1 : 2;
 }
 
 static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant **picked)
@@ -161,16 +184,21 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
                       : args->epilogue == EPF_GEMM_STORE ? EPF_GEMM_TO_C
                       : args->raw                        ? EPF_GEMM_TO_SWIGLU_RAW
                                                          : EPF_GEMM_TO_SWIGLU;
-    wanted.block_n = args->block_n ? args->block_n : 256;
-    wanted.cluster_m = args->cluster_m ? args->cluster_m : 2;
-    wanted.cluster_n = args->cluster_n ? args->cluster_n : 1;
+    pick_tile(args, &wanted);
     *picked = find_variant(args, &wanted);
+    if (!*picked && !args->block_n && !args->cluster_m && !args->cluster_n) {
+        wanted.block_n = 256;
+        wanted.cluster_m = args->gather ? 2 : 1;
+        wanted.cluster_n = args->gather ? 1 : 2;
+        *picked = find_variant(args, &wanted);
+    }
     if (!*picked) {
         return EPF_FAIL(EPF_E_UNSUPPORTED,
                         "no grouped GEMM kernel: dtype %d, tile 128 x %d, cluster %d x %d, A source %d, "
-                        "B %s",
+                        "B %s, epilogue %d",
                         args->dtype, wanted.block_n, wanted.cluster_m, wanted.cluster_n,
-                        wanted.a_source, wanted.b_n_major ? "[G, K, N]" : "[G, N, K]");
+                        wanted.a_source, wanted.b_n_major ? "[G, K, N]" : "[G, N, K]",
+                        wanted.epilogue);
     }
     return EPF_OK;
 }
@@ -241,7 +269,7 @@ epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
     kernel_args.num_n_tiles =
         (int32_t)(kernel_args.half ? epf_ceil_div(kernel_args.half, task_n / 2)
                                    : epf_ceil_div(args->n, task_n));
-    kernel_args.group_m = args->group_m ? args->group_m : 16 / variant->cluster_m;
+    kernel_args.group_m = args->group_m ? args->group_m : 8 / variant->cluster_m;
     kernel_args.short_last = args->short_last > 0;
     return launch(variant, &kernel_args, num_sms - args->sm_margin, (cudaStream_t)stream);
 }

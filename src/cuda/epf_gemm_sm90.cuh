@@ -55,12 +55,6 @@
 #include "cuda/sm90/tma.cuh"
 #include "cuda/sm90/wgmma.cuh"
 
-#ifndef EPF_HINT_A
-#define EPF_HINT_A kEvictLast
-#endif
-#ifndef EPF_HINT_B
-#define EPF_HINT_B kEvictNormal
-#endif
 static constexpr int kBlockM = 128;
 static constexpr int kBlockK = EPF_GEMM_BLOCK_K;
 static constexpr int kSlab = EPF_GEMM_SLAB;
@@ -91,7 +85,7 @@ struct gemm_config {
     static constexpr int kStages = kBlockN == 256 ? 4 : 6;
     static constexpr int kBytesA = kBlockM * kBlockK * 2;
     static constexpr int kBytesB = kBlockN * kBlockK * 2;
-    static constexpr int kStoreParts = kRaw ? 8 : 4;
+    static constexpr int kStoreParts = 4;
     static constexpr int kMinSteps = kStoreParts; /* beneath each k-step of a task a part is stored */
     static constexpr int kPlanThread = kGathered ? 0 : 32; /* which finds the CTA's next task */
     static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
@@ -129,20 +123,32 @@ template <class C> struct gemm_smem {
     int32_t k_offset[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
 };
 
-/* Position in the ring of stages, in two rounds: the phase flips from one to the next. */
+/*
+ * Position in the ring of stages, in two rounds of which the phase tells one from the other, and the number
+ * of tasks taken: together, since the math role has no register to spare.
+ */
 template <int kStages> struct gemm_ring {
-    uint32_t position = 0;
+    static_assert(2 * kStages <= 16, "the position has four bits");
+    uint32_t packed = 0;
     __device__ __forceinline__ uint32_t stage() const
     {
-        return position % kStages;
+        return packed % 16 % kStages;
     }
     __device__ __forceinline__ uint32_t phase() const
     {
-        return position / kStages;
+        return packed % 16 / kStages;
     }
     __device__ __forceinline__ void advance()
     {
-        position = position == 2 * kStages - 1 ? 0 : position + 1;
+        packed += packed % 16 == 2 * kStages - 1 ? 1 - 2 * kStages : 1;
+    }
+    __device__ __forceinline__ uint32_t tasks() const
+    {
+        return packed / 16;
+    }
+    __device__ __forceinline__ void count_task()
+    {
+        packed += 16;
     }
 };
 
@@ -289,10 +295,10 @@ static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args
         const int2 at = C::kColumns ? make_int2(row - task.expert * args.m, k) : make_int2(k, row);
         if constexpr (C::kClusterN == 2) {
             if ((uint32_t)h == cta) {
-                tma_load_2d_multicast(to + h * kSlabBytes, &args.map_a, bar, at, 3, EPF_HINT_A);
+                tma_load_2d_multicast(to + h * kSlabBytes, &args.map_a, bar, at, 3, kEvictLast);
             }
         } else {
-            tma_load_2d(to + h * kSlabBytes, &args.map_a, bar, at, EPF_HINT_A);
+            tma_load_2d(to + h * kSlabBytes, &args.map_a, bar, at, kEvictLast);
         }
         bytes += kSlabBytes;
     }
@@ -320,31 +326,13 @@ static __device__ __forceinline__ void load_b(const epf_gemm_sm90_args &args, co
             const int3 at = C::kBNMajor ? make_int3(n + box * 64, k, C::kColumns ? 0 : task.expert)
                                         : make_int3(k, n, task.expert);
             if constexpr (C::kClusterM == 2) {
-                tma_load_3d_multicast(place, &args.map_b, bar, at, 3, EPF_HINT_B);
+                tma_load_3d_multicast(place, &args.map_b, bar, at, 3, kEvictNormal);
             } else {
-                tma_load_3d(place, &args.map_b, bar, at, EPF_HINT_B);
+                tma_load_3d(place, &args.map_b, bar, at, kEvictNormal);
             }
         }
     }
 }
-
-#ifdef EPF_TRACE
-#define TRACE(i) trace_event(args, i)
-static __device__ __forceinline__ void trace_event(const epf_gemm_sm90_args &args, int what)
-{
-    if (blockIdx.x == 4 && threadIdx.x % 128 == 0) {
-        long long *log = (long long *)args.raw + (threadIdx.x / 128) * 16384;
-        const long long at = log[0];
-        if (at < 8000) {
-            log[0] = at + 1;
-            log[2 + 2 * at] = what;
-            log[3 + 2 * at] = clock64();
-        }
-    }
-}
-#else
-#define TRACE(i)
-#endif
 
 /* A load thread's way through the cluster's tasks: in fixed turns, or from the launch's queue. */
 struct task_walk {
@@ -481,9 +469,9 @@ template <class C, class Hooks>
 static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
 {
     gemm_ring<C::kStages> ring;
-    for (uint32_t count = 0;; count++) {
-        mbarrier_wait(&smem.ready, count % 2);
-        const gemm_task task = smem.task[count % kTaskSlots];
+    for (;; ring.count_task()) {
+        mbarrier_wait(&smem.ready, ring.tasks() % 2);
+        const gemm_task task = smem.task[ring.tasks() % kTaskSlots];
         if (task.end) {
             break;
         }
@@ -496,14 +484,12 @@ static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args,
                 mbarrier_arrive(&smem.wanted, 1);
             }
             mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
-            TRACE(12);
             const uint32_t slabs = (uint32_t)(task.rows + kSlab - 1) / kSlab;
             mbarrier_arrive_expect_tx(bar, slabs * kSlabBytes + C::kBytesB);
             load_a<C>(args, task, place, bar, k);
             load_b<C>(args, task, place + C::kBytesA, bar, k);
             ring.advance();
         }
-        TRACE(10);
     }
     load_end(smem, ring);
 }
@@ -684,7 +670,11 @@ template <class C> static __device__ __forceinline__ void release(uint64_t *bar)
 #include "cuda/epf_gemm_store_sm90.cuh"
 
 
-/* Passes over a task of which this warpgroup has no rows, or the end; stores the task before. */
+/*
+ * Passes over a task of which this warpgroup has no rows, or the end; stores the task before.  Why a barrier:
+ * one thread frees the stage for four warps, and no multiplication holds them together here; a warp that lags
+ * by a round of the ring would wait for a phase that is gone.
+ */
 template <class C, class Hooks>
 static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
                                                  gemm_ring<C::kStages> &ring, rounded_tile<C> &done,
@@ -693,6 +683,7 @@ static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args,
     for (int32_t step = 0; step < num_k; step++) {
         mbarrier_wait(&smem.full[ring.stage()], ring.phase());
         store_part<C, Hooks>(args, done, before, smem, step);
+        named_barrier_sync(1 + (threadIdx.x - kLoadThreads) / 128, 128);
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
     }
@@ -722,9 +713,9 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
     float acc[C::kBlockN / 2];
     rounded_tile<C> done;
     gemm_ring<C::kStages> ring;
-    for (uint32_t count = 0;; count++) {
-        const gemm_task &task = smem.task[count % kTaskSlots];
-        const gemm_task &before = smem.task[(count - 1) % kTaskSlots];
+    for (;; ring.count_task()) {
+        const gemm_task &task = smem.task[ring.tasks() % kTaskSlots];
+        const gemm_task &before = smem.task[(ring.tasks() - 1) % kTaskSlots];
         mbarrier_wait(&smem.full[ring.stage()], ring.phase());
         const int32_t num_k = task.num_k;
         if (task.rows <= slab * kSlab) {
@@ -735,30 +726,23 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
             }
             continue;
         }
-        TRACE(0);
         multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task.k_rows);
-        TRACE(1);
         store_part<C, Hooks>(args, done, before, smem, part_of<C>(0, slab, num_k));
-        TRACE(2);
         for (int32_t step = 1; step < num_k; step++) {
             const uint32_t previous = ring.stage();
             ring.advance();
             mbarrier_wait(&smem.full[ring.stage()], ring.phase());
             multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, task.k_rows - step * kBlockK);
-            TRACE(3);
             if (step < kLastStore<C>) {
                 store_part<C, Hooks>(args, done, before, smem, part_of<C>(step, slab, num_k));
-                TRACE(4);
             }
             wgmma_wait<1>();
             release<C>(&smem.empty[previous]);
         }
         wgmma_wait<0>();
-        TRACE(5);
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
         round_tile<C>(acc, C::kColumns && task.k_rows == 0, done);
-        TRACE(6);
     }
 }
 

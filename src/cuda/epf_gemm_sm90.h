@@ -38,6 +38,7 @@ typedef struct epf_gemm_sm90_args {
     CUtensorMap map_a;         /* A [R, K] or, weight gradient, [R, M]; unused where gathered     */
     CUtensorMap map_b;         /* B [G, N, K], [G, K, N] or, weight gradient, [1, R, N]           */
     CUtensorMap map_c;         /* C as stored in place                                            */
+    CUtensorMap map_raw;       /* the product itself, as stored                                   */
     const int32_t *rows;       /* [G]  rows of each expert, in device memory                      */
     const int32_t *row_offset; /* [G]  first row of each expert; NULL: experts follow each other  */
     const int32_t *gather;     /* [R]  row of A for each row                                      */

@@ -129,19 +129,19 @@ static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_ro
 
 /* Stores 16 rows x 64 columns of C: by TMA where all rows are there and stay together. */
 template <bool kScatter>
-static __device__ __forceinline__ void store_columns(const epf_gemm_sm90_args &args, uint32_t buffer,
-                                                     const warp_rows &rows, int2 column_end)
+static __device__ __forceinline__ void store_columns(const CUtensorMap *map, const void *base,
+                                                     uint32_t buffer, const warp_rows &rows,
+                                                     int2 column_end, int32_t columns)
 {
     if (!kScatter && rows.count == EPF_GEMM_STORE_ROWS) {
         fence_proxy_async_shared();
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
-            tma_store_2d(&args.map_c, buffer, make_int2(column_end.x, rows.begin));
+            tma_store_2d(map, buffer, make_int2(column_end.x, rows.begin));
             bulk_commit();
         }
     } else {
-        const void *base = kScatter ? (const void *)args.row_ptr : args.c;
-        store_rows<kScatter>(buffer, rows_of<kScatter>(base, (int64_t)column_end.y * 2, rows), column_end);
+        store_rows<kScatter>(buffer, rows_of<kScatter>(base, (int64_t)columns * 2, rows), column_end);
     }
 }
 
@@ -196,8 +196,9 @@ static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &arg
     constexpr int kPair = kPart * 8;
     if constexpr (kPair < rounded_tile<C>::kPairs) {
         fill_buffer(done.upper + kPair, done.lower + kPair, buffer);
-        store_columns<C::kScatter>(args, buffer, rows,
-                                   make_int2(n_tile * C::kBlockN + kPair * 8, args.n));
+        const void *base = C::kScatter ? (const void *)args.row_ptr : args.c;
+        store_columns<C::kScatter>(&args.map_c, base, buffer, rows,
+                                   make_int2(n_tile * C::kBlockN + kPair * 8, args.n), args.n);
     }
 }
 
@@ -214,7 +215,8 @@ static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &ar
         swiglu_pairs<C, kPair, kPair + 4>(args.row_weight, rows, done);
         if constexpr (kPair == kOut + 4) {
             fill_buffer(done.upper + kOut, done.lower + kOut, buffer);
-            store_columns<false>(args, buffer, rows, make_int2(column, args.half));
+            store_columns<false>(&args.map_c, args.c, buffer, rows, make_int2(column, args.half),
+                                 args.half);
         }
     }
 }
@@ -229,9 +231,10 @@ static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args,
     if constexpr (kPair < 2 * kHalf) {
         const int32_t column = n_tile * (C::kBlockN / 2) + kPair % kHalf * 8;
         fill_buffer(done.upper + kPair, done.lower + kPair, buffer);
-        store_rows<false>(buffer, rows_of<false>(args.raw, (int64_t)args.n * 2, rows),
-                          kPair < kHalf ? make_int2(column, args.half)
-                                        : make_int2(args.half + column, args.n));
+        store_columns<false>(&args.map_raw, args.raw, buffer, rows,
+                             kPair < kHalf ? make_int2(column, args.half)
+                                           : make_int2(args.half + column, args.n),
+                             args.n);
     }
 }
 
@@ -244,10 +247,11 @@ static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args,
     if (rows.count == 0) {
         return;
     }
-    if constexpr (C::kRaw && kPart < 4) {
+    if constexpr (C::kRaw) {
         store_raw<C, kPart>(args, done, rows, task.n_tile, buffer);
-    } else if constexpr (C::kSwiglu) {
-        store_swiglu<C, kPart % 4>(args, done, rows, task.n_tile, buffer);
+    }
+    if constexpr (C::kSwiglu) {
+        store_swiglu<C, kPart>(args, done, rows, task.n_tile, buffer);
     } else {
         store_plain<C, kPart>(args, done, rows, task.n_tile, buffer);
     }
@@ -270,15 +274,6 @@ static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args
     case 2: store_one<C, Hooks, 2>(args, done, task, smem); break;
     case 3: store_one<C, Hooks, 3>(args, done, task, smem); break;
     default: break;
-    }
-    if constexpr (C::kStoreParts > 4) {
-        switch (part) {
-        case 4: store_one<C, Hooks, 4>(args, done, task, smem); break;
-        case 5: store_one<C, Hooks, 5>(args, done, task, smem); break;
-        case 6: store_one<C, Hooks, 6>(args, done, task, smem); break;
-        case 7: store_one<C, Hooks, 7>(args, done, task, smem); break;
-        default: break;
-        }
     }
 }
 

@@ -25,6 +25,7 @@ typedef struct problem {
     int g, n, k, m;
     int swiglu, raw, row_ptr, weight;
     int short_last;
+    int sm_margin;   /* few SMs: many tiles for each                   */
     int queue;       /* tiles from a queue, not in fixed turns        */
     int gap;         /* rows between experts that belong to none     */
     int rows[MAX_G];
@@ -168,11 +169,11 @@ static void make_buffers(const problem *p, buffers *b)
 
 static void describe(const problem *p)
 {
-    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d last%d gap%d rows",
+    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d last%d margin%d gap%d rows",
            p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16", p->variant.block_n,
            p->variant.cluster_m, p->variant.cluster_n, p->variant.a_source,
            p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw, p->row_ptr,
-           p->weight, p->queue, p->short_last, p->gap);
+           p->weight, p->queue, p->short_last, p->sm_margin, p->gap);
     for (int g = 0; g < p->g; g++) {
         printf(" %d", p->rows[g]);
     }
@@ -223,6 +224,7 @@ static int run(const problem *p, buffers *b)
     args.rows = device[6];
     args.row_offset = p->gap ? device[7] : NULL;
     args.short_last = p->short_last ? 1 : -1;
+    args.sm_margin = p->sm_margin;
     args.queue = p->queue ? device[9] : NULL;
     args.block_n = p->variant.block_n;
     args.cluster_m = p->variant.cluster_m;
@@ -358,7 +360,7 @@ static void run_problem(const problem *p)
 }
 
 /* Row counts, columns and depths around every edge of a tile. */
-static void random_problem(problem *p, const epf_gemm_sm90_variant *variant)
+static void random_problem(problem *p, const epf_gemm_sm90_variant *variant, int num_sms)
 {
     static const int edges[] = {0, 1, 7, 15, 16, 17, 48, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193,
                                 255, 256, 257, 300};
@@ -373,6 +375,7 @@ static void random_problem(problem *p, const epf_gemm_sm90_variant *variant)
     p->gap = random_below(3) ? 0 : random_below(4);
     p->queue = random_below(2);
     p->short_last = random_below(2);
+    p->sm_margin = random_below(2) ? num_sms - 2 - 2 * random_below(3) : 0;
     p->row_ptr = variant->epilogue == EPF_GEMM_TO_ROW_PTR;
     p->raw = variant->epilogue == EPF_GEMM_TO_SWIGLU_RAW;
     p->swiglu = variant->epilogue == EPF_GEMM_TO_SWIGLU || p->raw;
@@ -401,7 +404,7 @@ int main(int argc, char **argv)
         const int before = failures;
         for (int i = 0; i < rounds; i++) {
             problem p;
-            random_problem(&p, &variants[v]);
+            random_problem(&p, &variants[v], device.multiProcessorCount);
             run_problem(&p);
         }
         printf("variant %d (dtype %d, 128 x %d, cluster %d x %d, A %d, B %d, to %d): %d problems, %d wrong\n", v,
