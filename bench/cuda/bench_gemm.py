@@ -144,7 +144,10 @@ def ours(library, case, form, tune):
         to = [c[i].data_ptr() + order * (n * 2) for i in range(case.sets)]
         return (case.turns(lambda i: library.prepare(case.a[i], case.b[i], c[i], case.rows, row_ptr=to[i], **tune)),
                 lambda: relative_error(c[0][order], reference(case)))
-    return (case.turns(lambda i: library.prepare(case.a[i], case.b[i], c[i], case.rows, **tune)),
+    a, b = case.a, case.b
+    if form == "f16":
+        a, b, c = ([x.half() for x in group] for group in (a, b, c))
+    return (case.turns(lambda i: library.prepare(a[i], b[i], c[i], case.rows, **tune)),
             lambda: relative_error(c[0], reference(case)))
 
 
