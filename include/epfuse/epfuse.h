@@ -12,7 +12,7 @@
  *
  * What holds for every function, unless it says otherwise
  *   - Collective functions are called by all ranks of the group, in the same order, each rank from one
- *     thread at a time.  Different operators may be used from different threads at once.
+ *     thread at a time.  Operators of different groups may be used from different threads at once.
  *   - Tensors are row-major; the last dimension is contiguous, leading ones may be strided.  A tensor
  *     with ndim 0 counts as not given; data may be NULL where there are no elements.
  *   - Memory is host memory for EPF_BACKEND_CPU, where calls return when their work is done.
@@ -22,6 +22,9 @@
  *   - No function prints, exits, aborts or traps.  Outputs are complete only if EPF_OK is returned.
  *     Bad arguments are EPF_E_INVALID and found before anything is sent; epf_last_error() names the
  *     argument, what it was and what it must be.
+ *   - A layout, a weight or a context outlives its operator only to be destroyed.
+ *   - Running out of memory in the middle of a collective call is told to all ranks: it ends their calls
+ *     too, and the operator needs epf_op_reset().
  *   - Structs that start with struct_size are filled by their _init function first; an older or newer
  *     caller's struct is accepted as long as it sets no field that this version does not know.
  *
@@ -172,7 +175,7 @@ typedef struct epf_op_config {
     int32_t dtype;                /* epf_dtype of tokens: BF16 (default), F16, F32                   */
     int32_t weight_dtype;         /* epf_dtype of routing weights and gates: F32 (default), BF16     */
     int32_t num_sm;               /* workers that move tokens first; default EPF_AUTO: all of them   */
-    int32_t sm_margin;            /* workers held back; default 0                                    */
+    int32_t sm_margin;            /* workers started but held back; default 0                        */
     int32_t duplicate_comm_buffer; /* sets of communication buffers, 1..8; default 1                 */
     double capacity;              /* rows per buffer = ceil(T_max K min(capacity, W)); default 4     */
     int32_t fwd_gemm_block_size_n; /* N of a GEMM tile; default 256; a multiple of 8, at most 4096   */
@@ -180,7 +183,7 @@ typedef struct epf_op_config {
     bool lazy;                    /* take memory in epf_op_sync() only; default false                */
     bool allow_regrow;            /* buffers grow when a call needs more rows; default true          */
     int32_t num_workers;          /* threads of this rank, the caller's included; EPF_AUTO: its share of cores */
-    bool pin_workers;             /* pin the threads to this rank's cores; default false             */
+    bool pin_workers;             /* pin the threads, but not the caller's, to this rank's cores; default false */
     int32_t gemm_library;         /* epf_gemm_library; default AUTO                                  */
 } epf_op_config;
 
@@ -312,7 +315,8 @@ typedef struct epf_layout_view {
                                                    destination, slot); -1 past the last               */
     const int32_t *reversed_token_scatter_idx;  /* [W * T_max * K, 2]  (slot, source rank) of each row;
                                                    -1 past R; NULL unless the config asked for it     */
-    int32_t block_m;                            /* rows of a tile in the tables below                */
+    int32_t block_m;                            /* rows of a tile in the tables below, which follow
+                                                   the gemm_block_size_m of the layout's last call   */
     int32_t num_tiles_total;                    /* M_grid                                            */
     const int32_t *expert_ids;                  /* [M_grid]   local expert of each M-tile            */
     const int32_t *split_size;                  /* [L]        rows of each local expert              */
@@ -393,7 +397,8 @@ typedef struct epf_dispatch_group_gemm_args {
     const epf_weight *packed_weight;  /* ... or this, packed once: exactly one of the two            */
     epf_tile_tables tiles;            /* optional                                                    */
     bool with_cpy_flag;               /* default true; false: tokens already are in the send buffer  */
-    int32_t comm_buffer_id;           /* which set, 0 .. duplicate_comm_buffer - 1; default 0        */
+    int32_t comm_buffer_id;           /* which set, 0 .. duplicate_comm_buffer - 1, equal on every rank;
+                                         default 0                                                   */
     int32_t optional_sm;              /* workers that dispatch first; EPF_AUTO: the operator's num_sm */
     int32_t num_tail_sms;             /* workers that expand from the start (two-stage); default 0: the
                                          dispatching workers expand when all is sent (one stage)     */
@@ -425,7 +430,8 @@ EPF_API epf_status epf_dispatch_group_gemm_args_init_sized(epf_dispatch_group_ge
  *  until the next call that uses the same comm_buffer_id. */
 typedef struct epf_dispatch_group_gemm_result {
     epf_tensor dispatch_output; /* [R, H]                                    */
-    epf_tensor weight_recv;     /* [R]; ndim 0 if no weights were sent       */
+    epf_tensor weight_recv;     /* [R]; ndim 0 if no weights were given; undefined on
+                                   a rank without tokens if no other gave any */
     epf_tensor gemm_output;     /* [R, N]; ndim 0 if not kept                */
 } epf_dispatch_group_gemm_result;
 
@@ -474,8 +480,8 @@ typedef struct epf_group_gemm_combine_args {
     epf_tensor gate_input;            /* [>= R] weight type, optional: a value per row ...; on all
                                          ranks that have rows, or on none                            */
     bool cp_flag;                     /* default true; false: gates already are in the gate buffer   */
-    epf_tensor output_gate;           /* [T, K] weight type, out: ... brought back to its slot; required
-                                         with gate_input or cp_flag = false                          */
+    epf_tensor output_gate;           /* [T, K] weight type, out: ... brought back to its slot;
+                                         optional                                                    */
     epf_tensor combine_weights;       /* [T, K] fp32, optional: weighted instead of plain sum        */
     epf_tensor combine_output;        /* [T, H] token type, optional out                             */
     int32_t optional_sm;              /* fuse_scatter: workers that only scatter and reduce; EPF_AUTO:

@@ -10,7 +10,7 @@ enum { MIN_STRUCT_BYTES = 8, MAX_STRUCT_BYTES = 65536 };
 
 epf_status epf_struct_init(const epf_struct_spec *spec, void *user, size_t user_size)
 {
-    unsigned char full[MAX_STRUCT_BYTES];
+    unsigned char full[EPF_STRUCT_BYTES];
     const uint32_t size = (uint32_t)user_size;
     EPF_CHECK_ARG(user != NULL, "%s: NULL", spec->name);
     EPF_CHECK_ARG(user_size >= MIN_STRUCT_BYTES && user_size <= MAX_STRUCT_BYTES,

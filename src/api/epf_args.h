@@ -7,6 +7,9 @@
 #include "base/epf_error.h"
 #include "epfuse/epfuse.h"
 
+/* No struct of this version is larger (epf_spec.c asserts it). */
+enum { EPF_STRUCT_BYTES = 4096 };
+
 /* How a public struct that starts with struct_size is filled and read. */
 typedef struct epf_struct_spec {
     const char *name;

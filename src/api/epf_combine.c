@@ -96,6 +96,28 @@ static epf_status check_grad_blocks(const epf_group_gemm_combine_args *a)
     return EPF_OK;
 }
 
+static epf_grad_map grad_map(const epf_group_gemm_combine_args *a)
+{
+    const epf_grad_map map = {
+        (int32_t)a->grad_output.shape[1], (int32_t)a->orig_input.shape[1],
+        a->grad_block_size_m == EPF_AUTO ? DEFAULT_GRAD_BLOCK_M : a->grad_block_size_m,
+        a->grad_block_size_n == EPF_AUTO ? DEFAULT_GRAD_BLOCK_N : a->grad_block_size_n,
+        a->grad_group_size_m};
+    return map;
+}
+
+/* The gradient's tiles of all experts together fit a ticket, also where a call has two gradients. */
+static epf_status check_grad_tasks(const epf_op *op, const epf_group_gemm_combine_args *a)
+{
+    const epf_grad_map map = grad_map(a);
+    const int64_t tiles =
+        epf_tensor_given(&a->grad_weight) ? epf_grad_num_tiles(&map, op->shape.num_local) : 0;
+    EPF_CHECK_ARG(tiles <= INT32_MAX / EPF_MAX_GRADS,
+                  "grad_block_size_m, grad_block_size_n: %lld tiles, must be at most %d",
+                  (long long)tiles, INT32_MAX / EPF_MAX_GRADS);
+    return EPF_OK;
+}
+
 epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                           const epf_group_gemm_combine_args *a)
 {
@@ -126,6 +148,7 @@ epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                   "grad_output, orig_input: %lld and %lld columns, must be 1..2^31 - 1",
                   (long long)a->grad_output.shape[1], (long long)a->orig_input.shape[1]);
     EPF_TRY(epf_tensor_check(&a->grad_weight, &grad_weight));
+    EPF_TRY(check_grad_tasks(op, a));
     return epf_phase_check_table(&a->split_size_cum_per_expert, "split_size_cum_per_expert",
                                  l->row_offset, op->shape.num_local, false);
 }
@@ -138,11 +161,8 @@ void epf_grad_fill(const epf_group_gemm_combine_args *a, epf_call *call)
         return;
     }
     call->phase.num_grads++;
-    map->n = (int32_t)a->grad_output.shape[1];
-    map->k = (int32_t)a->orig_input.shape[1];
-    map->block_n = a->grad_block_size_m == EPF_AUTO ? DEFAULT_GRAD_BLOCK_M : a->grad_block_size_m;
-    map->block_k = a->grad_block_size_n == EPF_AUTO ? DEFAULT_GRAD_BLOCK_N : a->grad_block_size_n;
-    map->group = a->grad_group_size_m;
+    *map = grad_map(a);
+    map->group = (int32_t)epf_min64(map->group, epf_ceil_div(map->n, map->block_n));
     g->grad_output = epf_rows_of(&a->grad_output);
     g->orig_input = epf_rows_of(&a->orig_input);
     g->out.data = a->grad_weight.data;
@@ -155,7 +175,8 @@ void epf_grad_fill(const epf_group_gemm_combine_args *a, epf_call *call)
 static epf_status resolve_weight(combine *c)
 {
     const epf_group_gemm_combine_args *const a = &c->args;
-    const epf_weight_use use = {&a->gemm_weight,
+    const epf_weight_use use = {"gemm_weight",
+                                &a->gemm_weight,
                                 a->packed_weight,
                                 a->gemm_weight_reduce_last_dim,
                                 c->op->shape.hidden,
@@ -213,6 +234,7 @@ static epf_status check(combine *c)
     EPF_TRY(epf_phase_check_tables(&a->tiles, a->layout));
     EPF_TRY(epf_grad_check(c->op, a->layout, a));
     EPF_TRY(resolve_weight(c));
+    EPF_TRY(epf_phase_check_tasks(a->layout, c->weight));
     return resolve_outputs(c);
 }
 
@@ -255,7 +277,9 @@ epf_status epf_group_gemm_combine(epf_op *op, const epf_group_gemm_combine_args 
     EPF_TRY(epf_op_check_ready(op, "epf_group_gemm_combine"));
     EPF_TRY(epf_struct_import(&epf_spec_combine_args, args, &c.args));
     st = check(&c);
-    if (st == EPF_OK) {
+    if (st == EPF_E_NO_MEMORY) {
+        st = epf_op_give_up(op, st);
+    } else if (st == EPF_OK) {
         st = run(&c);
     }
     epf_weight_destroy(c.temporary);

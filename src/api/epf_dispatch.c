@@ -77,7 +77,7 @@ static epf_status place_workers(const dispatch *d, epf_phase *phase)
     if (num_comm == EPF_AUTO) {
         num_comm = workers - num_tail;
     }
-    EPF_CHECK_ARG(num_comm + num_tail <= workers,
+    EPF_CHECK_ARG((int64_t)num_comm + num_tail <= workers,
                   "%s: %d with num_tail_sms %d, together at most the %d workers",
                   d->args.optional_sm != EPF_AUTO ? "optional_sm" : "num_sm", num_comm, num_tail,
                   workers);
@@ -89,10 +89,15 @@ static epf_status place_workers(const dispatch *d, epf_phase *phase)
 static epf_status resolve_weight(dispatch *d)
 {
     const epf_dispatch_group_gemm_args *const a = &d->args;
-    const epf_weight_use use = {
-        &a->gemm_weight,      a->packed_weight,    a->gemm_weight_reduce_last_dim,
-        EPF_ANY_SIZE,         d->op->shape.hidden, a->activation == EPF_ACTIVATION_SWIGLU,
-        a->gemm_block_size_n, a->gemm_block_size_k};
+    const epf_weight_use use = {"gemm_weight",
+                                &a->gemm_weight,
+                                a->packed_weight,
+                                a->gemm_weight_reduce_last_dim,
+                                EPF_ANY_SIZE,
+                                d->op->shape.hidden,
+                                a->activation == EPF_ACTIVATION_SWIGLU,
+                                a->gemm_block_size_n,
+                                a->gemm_block_size_k};
     return epf_weight_resolve(d->op, &use, &d->weight, &d->temporary);
 }
 
@@ -141,6 +146,7 @@ static epf_status check(dispatch *d)
     EPF_TRY(epf_layout_tile(a->layout, a->gemm_block_size_m));
     EPF_TRY(epf_phase_check_tables(&a->tiles, a->layout));
     EPF_TRY(resolve_weight(d));
+    EPF_TRY(epf_phase_check_tasks(a->layout, d->weight));
     EPF_TRY(check_activation(d));
     return resolve_outputs(d);
 }
@@ -162,6 +168,13 @@ static void fill(dispatch *d)
     c->weight = epf_rows_of(&a->weight);
     c->dispatch_output = epf_rows_of(&a->dispatch_output);
     c->weight_recv = epf_tensor_given(&a->weight_recv) ? a->weight_recv.data : NULL;
+    if (c->dispatch_output.data == epf_call_set_row(c, c->rank, c->set_map.recv_tokens, 0)) {
+        c->dispatch_output.data = NULL; /* the window's own rows: nothing to copy */
+    }
+    if (c->weight_recv == c->set[c->rank] + c->set_map.recv_weight ||
+        (c->weight.data == NULL && a->layout->num_tokens > 0)) { /* its own, or none were sent */
+        c->weight_recv = NULL;
+    }
     c->gemm_output = epf_rows_of(&d->result.gemm_output);
     c->activation_output = epf_rows_of(&a->activation_output);
 }
@@ -208,7 +221,9 @@ epf_status epf_dispatch_group_gemm(epf_op *op, const epf_dispatch_group_gemm_arg
     EPF_TRY(epf_op_check_ready(op, "epf_dispatch_group_gemm"));
     EPF_TRY(epf_struct_import(&epf_spec_dispatch_args, args, &d.args));
     st = check(&d);
-    if (st == EPF_OK) {
+    if (st == EPF_E_NO_MEMORY) {
+        st = epf_op_give_up(op, st);
+    } else if (st == EPF_OK) {
         st = run(&d);
     }
     epf_weight_destroy(d.temporary);

@@ -15,6 +15,7 @@
 #include "base/epf_alloc.h"
 #include "core/epf_dtype.h"
 #include "cpu/gemm/epf_convert.h"
+#include "prof/epf_prof.h"
 
 struct epf_layer_context {
     epf_op *op;
@@ -156,6 +157,29 @@ static epf_status forward_combine(epf_op *op, epf_layer_context *c, const epf_la
     return epf_group_gemm_combine(op, &g, NULL);
 }
 
+/* Both passes' names fit a file name. */
+static epf_status check_profile(const epf_layer_forward_args *a)
+{
+    char name[NAME_BYTES];
+    if (!a->enable_profiler) {
+        return EPF_OK;
+    }
+    EPF_TRY(profile_name(a->profile_file_name, "_dispatch_group_gemm", name, sizeof name));
+    return epf_prof_check_name(name);
+}
+
+static epf_status check_forward_weights(epf_op *op, const epf_layer_weights *w,
+                                        int64_t intermediate)
+{
+    const epf_weight_use w13 = {"w13", &w->w13,          w->packed_w13,
+                                true,  2 * intermediate, op->shape.hidden,
+                                true,  EPF_AUTO,         EPF_AUTO};
+    const epf_weight_use w2 = {"w2",         &w->w2, w->packed_w2, true,    op->shape.hidden,
+                               intermediate, false,  EPF_AUTO,     EPF_AUTO};
+    EPF_TRY(epf_weight_check(op, &w13));
+    return epf_weight_check(op, &w2);
+}
+
 /* What a forward pass can be refused for before any rank is told. */
 static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *a)
 {
@@ -170,32 +194,42 @@ static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *
     EPF_TRY(epf_tensor_check(&a->input, &input));
     EPF_TRY(epf_tensor_check(&a->weight, &weight));
     EPF_TRY(epf_tensor_check(&a->output, &output));
-    EPF_CHECK_ARG(epf_tensor_given(&a->weights.w2) != (a->weights.packed_w2 != NULL),
-                  "w2, packed_w2: must be exactly one");
+    EPF_CHECK_ARG(a->num_tail_sms >= 0 &&
+                      a->num_tail_sms < epf_exec_num_workers(op->exec) - op->config.sm_margin,
+                  "num_tail_sms: %d, must be 0..%d: below the workers", a->num_tail_sms,
+                  epf_exec_num_workers(op->exec) - op->config.sm_margin - 1);
+    EPF_TRY(check_profile(a));
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
     return epf_op_check_set(op, a->comm_buffer_id);
 }
 
+static epf_status run_forward(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *a)
+{
+    epf_preprocess_args p;
+    EPF_TRY(epf_preprocess_args_init(&p));
+    p.exp_indices = a->exp_indices;
+    EPF_TRY(epf_preprocess(op, &p, &c->layout));
+    EPF_TRY(forward_dispatch(op, c, a));
+    return forward_combine(op, c, a);
+}
+
 epf_status epf_layer_forward(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *args)
 {
     epf_layer_forward_args a;
-    epf_preprocess_args p;
+    epf_status st;
     EPF_TRY(epf_op_check_ready(op, "epf_layer_forward"));
     EPF_CHECK_ARG(c != NULL && c->op == op, "context: %s",
                   c == NULL ? "NULL" : "belongs to another operator");
     EPF_TRY(epf_struct_import(&epf_spec_forward_args, args, &a));
     EPF_TRY(check_forward(op, &a));
     EPF_TRY(find_intermediate(&a.weights, &c->intermediate));
+    EPF_TRY(check_forward_weights(op, &a.weights, c->intermediate));
     c->is_kept = false;
-    EPF_TRY(epf_preprocess_args_init(&p));
-    p.exp_indices = a.exp_indices;
-    EPF_TRY(epf_preprocess(op, &p, &c->layout));
-    EPF_TRY(forward_dispatch(op, c, &a));
-    EPF_TRY(forward_combine(op, c, &a));
-    c->is_kept = a.keep_for_backward;
-    return EPF_OK;
+    st = run_forward(op, c, &a);
+    c->is_kept = st == EPF_OK && a.keep_for_backward;
+    return st == EPF_E_NO_MEMORY ? epf_op_give_up(op, st) : st;
 }
 
 /* One row backwards through h = silu(g) u w, all in fp32; `work` is [5 I]. */
@@ -321,8 +355,34 @@ static epf_status backward_combine(epf_op *op, epf_layer_context *c,
     return epf_group_gemm_combine(op, &g, NULL);
 }
 
+static epf_status check_backward_weights(epf_op *op, const epf_layer_context *c,
+                                         const epf_layer_backward_args *a)
+{
+    const epf_tensor none = {0};
+    const epf_weight_use w13 = {"w13_backward",
+                                a->packed_w13_backward != NULL ? &none : &a->w13,
+                                a->packed_w13_backward,
+                                false,
+                                op->shape.hidden,
+                                2 * c->intermediate,
+                                false,
+                                EPF_AUTO,
+                                EPF_AUTO};
+    const epf_weight_use w2 = {"w2_backward",
+                               a->packed_w2_backward != NULL ? &none : &a->w2,
+                               a->packed_w2_backward,
+                               false,
+                               c->intermediate,
+                               op->shape.hidden,
+                               false,
+                               EPF_AUTO,
+                               EPF_AUTO};
+    EPF_TRY(epf_weight_check(op, &w13));
+    return epf_weight_check(op, &w2);
+}
+
 /* What a backward pass can be refused for before any rank is told. */
-static epf_status check_backward(const epf_op *op, const epf_layer_context *c,
+static epf_status check_backward(epf_op *op, const epf_layer_context *c,
                                  const epf_layer_backward_args *a)
 {
     const int64_t num_local = op->shape.num_local;
@@ -364,13 +424,25 @@ static epf_status check_backward(const epf_op *op, const epf_layer_context *c,
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
+    EPF_TRY(check_backward_weights(op, c, a));
     return epf_op_check_set(op, a->comm_buffer_id);
+}
+
+static epf_status run_backward(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *a)
+{
+    epf_tensor unused;
+    EPF_TRY(backward_dispatch(op, c, a));
+    EPF_TRY(reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &unused));
+    EPF_TRY(reserve(c, &c->grad_weights, op->config.weight_dtype, 0, &unused));
+    EPF_TRY(activation_backward_rows(c));
+    EPF_TRY(gradient_w2(op, c, a));
+    return backward_combine(op, c, a);
 }
 
 epf_status epf_layer_backward(epf_op *op, epf_layer_context *c, const epf_layer_backward_args *args)
 {
     epf_layer_backward_args a;
-    epf_tensor unused;
+    epf_status st;
     EPF_TRY(epf_op_check_ready(op, "epf_layer_backward"));
     EPF_CHECK_ARG(c != NULL && c->op == op, "context: %s",
                   c == NULL ? "NULL" : "belongs to another operator");
@@ -379,10 +451,6 @@ epf_status epf_layer_backward(epf_op *op, epf_layer_context *c, const epf_layer_
     }
     EPF_TRY(epf_struct_import(&epf_spec_backward_args, args, &a));
     EPF_TRY(check_backward(op, c, &a));
-    EPF_TRY(backward_dispatch(op, c, &a));
-    EPF_TRY(reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &unused));
-    EPF_TRY(reserve(c, &c->grad_weights, op->config.weight_dtype, 0, &unused));
-    EPF_TRY(activation_backward_rows(c));
-    EPF_TRY(gradient_w2(op, c, &a));
-    return backward_combine(op, c, &a);
+    st = run_backward(op, c, &a);
+    return st == EPF_E_NO_MEMORY ? epf_op_give_up(op, st) : st;
 }

@@ -125,7 +125,8 @@ epf_status epf_layout_tile(epf_layout *l, int32_t block_m)
     }
     l->block_m = 0;
     l->num_tiles = epf_route_tiles(rows, s->num_local, wanted, l->row_offset, l->tile_offset);
-    EPF_TRY(reserve_tiles(l, epf_max64(l->num_tiles, 1)));
+    /* room for any block_m, so that a view's tables stay where they are until the next fill */
+    EPF_TRY(reserve_tiles(l, (int64_t)l->num_rows + 1));
     for (int32_t e = 0; e < s->num_local; e++) {
         for (int32_t t = l->tile_offset[e]; t < l->tile_offset[e + 1]; t++) {
             l->tables[EPF_TABLE_EXPERT_IDS][t] = e;

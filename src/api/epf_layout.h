@@ -6,9 +6,11 @@
 
 struct epf_layout {
     epf_op *op;
+    uint32_t epoch;          /* of its preprocess: the same on all ranks */
     bool is_filled;          /* preprocess succeeded */
     int32_t num_tokens;      /* T of this rank */
     int32_t num_slots;       /* slots sent */
+    int32_t num_before;      /* slots dropped by -1, which sort before all experts */
     int32_t num_rows;        /* R of this rank */
     int32_t max_rows;        /* largest R of any rank */
     int32_t high_tokens;     /* most tokens ever written: entries past them are still -1 */

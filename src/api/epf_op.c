@@ -40,6 +40,9 @@ static epf_status check_config(const epf_op_config *c, int32_t num_ranks)
     EPF_CHECK_ARG((int64_t)c->max_tokens * c->topk <= INT32_MAX / num_ranks,
                   "max_tokens: %d with topk %d and %d ranks is more than 2^31 - 1 rows",
                   c->max_tokens, c->topk, num_ranks);
+    EPF_CHECK_ARG(c->hidden <= INT64_MAX / 64 / ((int64_t)c->max_tokens * c->topk * num_ranks),
+                  "hidden: %d with %d tokens, topk %d and %d ranks is more than 2^63 bytes",
+                  c->hidden, c->max_tokens, c->topk, num_ranks);
     EPF_CHECK_ARG(c->duplicate_comm_buffer >= 1 && c->duplicate_comm_buffer <= EPF_MAX_BUFFER_SETS,
                   "duplicate_comm_buffer: %d, must be 1..%d", c->duplicate_comm_buffer,
                   (int)EPF_MAX_BUFFER_SETS);
@@ -110,25 +113,15 @@ static epf_status compare_agreements(const agreement *all, int32_t num_ranks)
     return EPF_OK;
 }
 
-/* All ranks find the same error, or none. */
+/* All ranks find the same error, or none; takes no memory. */
 static epf_status agree(epf_comm *comm, const epf_op_config *config, epf_status mine)
 {
     agreement own;
-    agreement *const all = epf_alloc((size_t)comm->num_ranks, sizeof *all);
-    epf_status st;
-    if (all == NULL && mine == EPF_OK) {
-        mine = EPF_FAIL(EPF_E_NO_MEMORY, "operator: %d configs", comm->num_ranks);
-    }
-    if (all == NULL) {
-        return epf_comm_agree(comm, mine); /* peers gather a larger thing and find the mismatch */
-    }
+    agreement *const all = comm->scratch;
+    _Static_assert(sizeof own <= EPF_COMM_SCRATCH_BYTES, "an agreement fits a rank's scratch");
     fill_agreement(config, mine, &own);
-    st = epf_comm_all_gather(comm, &own, all, sizeof own);
-    if (st == EPF_OK) {
-        st = mine != EPF_OK ? mine : compare_agreements(all, comm->num_ranks);
-    }
-    epf_free(all);
-    return st;
+    EPF_TRY(epf_comm_all_gather(comm, &own, all, sizeof own));
+    return mine != EPF_OK ? mine : compare_agreements(all, comm->num_ranks);
 }
 
 static epf_status make_exec(epf_op *op)
@@ -206,8 +199,9 @@ epf_status epf_op_create(epf_group *group, const epf_op_config *config, epf_op *
     EPF_CHECK_ARG(out != NULL, "op: NULL");
     op = epf_alloc(1, sizeof *op);
     if (op == NULL) {
-        return epf_comm_agree(group->comm,
-                              EPF_FAIL(EPF_E_NO_MEMORY, "operator: %zu bytes", sizeof *op));
+        const epf_op_config none = {0};
+        return agree(group->comm, &none,
+                     EPF_FAIL(EPF_E_NO_MEMORY, "operator: %zu bytes", sizeof *op));
     }
     op->comm = group->comm;
     st = prepare(op, config);
@@ -270,9 +264,11 @@ epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
     if (fault->status == EPF_E_INVALID) {
         return EPF_FAIL(
             EPF_E_INVALID,
-            "rank %d is in operation %u where rank %d is in operation %u (1 dispatch, 2 serial "
-            "combine, 3 fuse_scatter combine): all ranks must make the same calls",
-            fault->peer, epf_word_low(fault->seen), fault->rank, epf_word_low(fault->expected));
+            "rank %d is in another call than rank %d (operation %u, buffer set %u, layout %u "
+            "against %u, %u, %u; operations: 1 dispatch, 2 serial, 3 fuse_scatter combine)",
+            fault->peer, fault->rank, epf_tag_kind(fault->seen), epf_tag_set(fault->seen),
+            epf_tag_layout(fault->seen), epf_tag_kind(fault->expected),
+            epf_tag_set(fault->expected), epf_tag_layout(fault->expected));
     }
     return EPF_FAIL(
         (epf_status)fault->status,
@@ -281,6 +277,40 @@ epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
         fault->rank, fault->worker, object_name(fault->object), (long long)fault->index,
         fault->peer, epf_word_epoch(fault->expected), epf_word_low(fault->expected),
         epf_word_epoch(fault->seen), epf_word_low(fault->seen));
+}
+
+epf_status epf_op_give_up(epf_op *op, epf_status status)
+{
+    epf_call call;
+    epf_fault fault;
+    if (op->shape.num_ranks == 1 || op->fault.status != EPF_OK) {
+        return status;
+    }
+    memset(&fault, 0, sizeof fault);
+    fault.status = status;
+    fault.rank = op->comm->rank;
+    fault.peer = -1;
+    epf_op_fill_call(op, &op->sets[0], &call);
+    epf_exec_raise(&call, &fault);
+    op->fault = fault; /* the text of what failed stands */
+    return status;
+}
+
+bool epf_op_is_aborted(const epf_op *op)
+{
+    const uint8_t *const own = op->control->base[op->comm->rank] + op->control_map.abort;
+    return epf_load_acquire_sys_u32((const uint32_t *)(const void *)own) != 0;
+}
+
+epf_status epf_op_note(epf_op *op, epf_status status)
+{
+    if (status == EPF_E_TIMEOUT || status == EPF_E_PEER || status == EPF_E_STATE) {
+        memset(&op->fault, 0, sizeof op->fault);
+        op->fault.status = status;
+        op->fault.rank = op->comm->rank;
+        op->fault.peer = -1;
+    }
+    return status;
 }
 
 epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record)
@@ -306,6 +336,7 @@ void epf_op_fill_call(const epf_op *op, const epf_buffer_set *set, epf_call *cal
     call->control_map = op->control_map;
     call->set_map = set->map;
     call->rank = op->comm->rank;
+    call->set_index = (int32_t)(set - op->sets);
     call->dtype = op->config.dtype;
     call->weight_dtype = op->config.weight_dtype;
     call->gemm_kind = op->config.gemm_library;
@@ -321,7 +352,7 @@ void epf_op_signal_entered(const epf_call *call)
     for (int32_t r = 0; r < call->shape.num_ranks; r++) {
         epf_store_release_sys_u64(
             epf_call_control_word(call, r, call->control_map.entered, call->rank),
-            epf_word(call->phase.epoch, (uint32_t)call->phase.kind));
+            epf_word(call->phase.epoch, epf_call_tag(call)));
     }
 }
 
@@ -337,6 +368,32 @@ static void zero_own_words(epf_op *op)
     op->num_preprocess = 0;
 }
 
+/* After a regrow that some ranks finished and some did not: all take the larger one. */
+static epf_status align_sets(epf_op *op)
+{
+    int64_t mine[EPF_MAX_BUFFER_SETS];
+    const int64_t *const all = op->comm->scratch;
+    _Static_assert(sizeof mine <= EPF_COMM_SCRATCH_BYTES, "rows of all sets fit a rank's scratch");
+    memset(mine, 0, sizeof mine);
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        mine[i] = op->sets[i].map.rows;
+    }
+    EPF_TRY(epf_comm_all_gather(op->comm, mine, op->comm->scratch, sizeof mine));
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        int64_t least = mine[i];
+        int64_t most = mine[i];
+        for (int32_t r = 0; r < op->shape.num_ranks; r++) {
+            least = epf_min64(least, all[(int64_t)r * EPF_MAX_BUFFER_SETS + i]);
+            most = epf_max64(most, all[(int64_t)r * EPF_MAX_BUFFER_SETS + i]);
+        }
+        mine[i] = least < most ? most : 0; /* scratch is used again below */
+    }
+    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
+        EPF_TRY(mine[i] > 0 ? epf_op_replace_set(op, &op->sets[i], mine[i], NULL) : EPF_OK);
+    }
+    return EPF_OK;
+}
+
 epf_status epf_op_reset(epf_op *op)
 {
     EPF_CHECK_ARG(op != NULL, "op: NULL");
@@ -345,6 +402,7 @@ epf_status epf_op_reset(epf_op *op)
     }
     EPF_TRY(epf_comm_reset(op->comm));
     EPF_TRY(epf_comm_barrier(op->comm)); /* nobody is in a call any more */
+    EPF_TRY(align_sets(op));
     zero_own_words(op);
     EPF_TRY(epf_comm_barrier(op->comm)); /* nobody starts before all are clean */
     memset(&op->fault, 0, sizeof op->fault);
@@ -354,9 +412,9 @@ epf_status epf_op_reset(epf_op *op)
 epf_status epf_op_next_epoch(epf_op *op)
 {
     if (op->epoch >= EPF_EPOCH_LAST) {
-        EPF_TRY(epf_comm_barrier(op->comm));
+        EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
         zero_own_words(op);
-        EPF_TRY(epf_comm_barrier(op->comm));
+        EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
     }
     op->epoch++;
     return EPF_OK;

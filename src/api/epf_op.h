@@ -59,6 +59,20 @@ void epf_op_signal_entered(const epf_call *call);
 /* Remembers what ended a call and says it; returns its status. */
 epf_status epf_op_fail(epf_op *op, const epf_fault *fault);
 
+/* Tells all ranks that this one ran out of memory between the calls of an operation; returns `status`. */
+epf_status epf_op_give_up(epf_op *op, epf_status status);
+
+/* Remembers a failed exchange of the group, after which ranks may disagree; returns `status`. */
+epf_status epf_op_note(epf_op *op, epf_status status);
+
+/* Some rank has given up since the last reset. */
+bool epf_op_is_aborted(const epf_op *op);
+
+/* A new window of `rows` rows for a set; what `layout`, if given, has in the caller's own buffers moves along.
+ * Collective. */
+epf_status epf_op_replace_set(epf_op *op, epf_buffer_set *set, int64_t rows,
+                              const epf_layout *layout);
+
 /* Grows a set to hold the layout's rows; what the caller put into the send and gate buffers for this layout
  * moves along.  Collective where it grows. */
 epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout);

@@ -52,7 +52,7 @@ epf_status epf_op_finalize(epf_op *op)
     if (op->is_finalized) {
         return EPF_OK;
     }
-    if (op->control != NULL && op->fault.status == EPF_OK) {
+    if (op->control != NULL && op->fault.status == EPF_OK && !epf_op_is_aborted(op)) {
         st = epf_comm_barrier(op->comm); /* peers may still read what we pushed or they pull */
     }
     release_windows(op);
@@ -102,10 +102,24 @@ static void move_own_buffers(const epf_op *op, const epf_buffer_set *from,
     memcpy(to + to_map->gate, own + from->map.gate, (size_t)(gates * op->shape.weight_bytes));
 }
 
-epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout)
+epf_status epf_op_replace_set(epf_op *op, epf_buffer_set *set, int64_t rows,
+                              const epf_layout *layout)
 {
     epf_set_map map;
     epf_window *window = NULL;
+    epf_set_map_make(&op->shape, rows, &map);
+    EPF_TRY(epf_op_note(op, epf_comm_window_create(op->comm, (uint64_t)map.total_bytes, &window)));
+    if (layout != NULL) {
+        move_own_buffers(op, set, &map, window->base[op->comm->rank], layout);
+    }
+    epf_comm_window_destroy(op->comm, set->window); /* peers that still read it keep it mapped */
+    set->window = window;
+    set->map = map;
+    return EPF_OK;
+}
+
+epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout)
+{
     if (layout->max_rows <= set->map.rows) {
         return EPF_OK;
     }
@@ -114,13 +128,7 @@ epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout
                         "capacity: a rank receives %d rows, the buffers hold %lld and may not grow",
                         layout->max_rows, (long long)set->map.rows);
     }
-    epf_set_map_make(&op->shape, epf_round_up(layout->max_rows, REGROW_ROWS), &map);
-    EPF_TRY(epf_comm_window_create(op->comm, (uint64_t)map.total_bytes, &window));
-    move_own_buffers(op, set, &map, window->base[op->comm->rank], layout);
-    epf_comm_window_destroy(op->comm, set->window); /* peers that still read it keep it mapped */
-    set->window = window;
-    set->map = map;
-    return EPF_OK;
+    return epf_op_replace_set(op, set, epf_round_up(layout->max_rows, REGROW_ROWS), layout);
 }
 
 epf_status epf_op_symmetric_bytes(const epf_op *op, uint64_t *bytes)

@@ -72,10 +72,12 @@ void epf_phase_fill(const epf_layout *l, const epf_weight *weight, const epf_gem
     tiles->num_experts = l->op->shape.num_local;
     tiles->block_m = l->block_m;
     tiles->num_n_tiles = 1;
-    tiles->group_m = knobs->group_size_m;
+    /* more than there are tiles is all of them, and keeps products of the tile order in 32 bits */
+    tiles->group_m = (int32_t)epf_max64(1, epf_min64(knobs->group_size_m, l->num_tiles));
     tiles->rows = l->tokens + (int64_t)l->op->comm->rank * l->op->shape.num_local;
     tiles->row_offset = l->row_offset;
     tiles->tile_offset = l->tile_offset;
+    call->layout_epoch = l->epoch;
     call->topk_idx = l->topk_idx;
     call->dst_row = l->dst_row;
     call->sort_slots = l->sort_slots;
@@ -91,6 +93,15 @@ void epf_phase_fill(const epf_layout *l, const epf_weight *weight, const epf_gem
         call->gemm_n = weight->n;
         call->gemm_k = weight->k;
     }
+}
+
+epf_status epf_phase_check_tasks(const epf_layout *l, const epf_weight *weight)
+{
+    const int64_t num_n = epf_gemm_weight_get_info(weight->gemm).num_n_tiles;
+    EPF_CHECK_ARG(l->num_tiles * num_n <= INT32_MAX,
+                  "gemm_block_size_m, gemm_block_size_n: %d x %lld tiles, must be at most 2^31 - 1",
+                  l->num_tiles, (long long)num_n);
+    return EPF_OK;
 }
 
 /* Most records one worker can make: all tasks, some records each, and the links of its flows: one per

@@ -27,6 +27,9 @@ epf_status epf_phase_check_tables(const epf_tile_tables *tables, const epf_layou
 epf_status epf_phase_check_table(const epf_tensor *tensor, const char *name, const int32_t *values,
                                  int64_t count, bool at_least);
 
+/* The tiles of all experts together fit a ticket. */
+epf_status epf_phase_check_tasks(const epf_layout *layout, const epf_weight *weight);
+
 /* Tiles and the routing of a layout, for a weight's blocks. */
 void epf_phase_fill(const epf_layout *layout, const epf_weight *weight, const epf_gemm_knobs *knobs,
                     epf_call *call);

@@ -62,6 +62,7 @@ static epf_status count_slots(exchange *x, int32_t *counts, epf_posted_head *hea
     const int32_t num_tokens = (int32_t)x->args.exp_indices.shape[0];
     memset(counts, 0, (size_t)s->num_experts * sizeof *counts);
     l->num_slots = 0;
+    l->num_before = 0;
     l->high_tokens = num_tokens > l->high_tokens ? num_tokens : l->high_tokens;
     for (int64_t t = 0; t < num_tokens; t++) {
         const int32_t *const ids = index_row(&x->args.exp_indices, t);
@@ -73,6 +74,7 @@ static epf_status count_slots(exchange *x, int32_t *counts, epf_posted_head *hea
                 return EPF_E_INVALID;
             }
             l->topk_idx[slot] = ids[k];
+            l->num_before += ids[k] < 0 ? 1 : 0;
             if (!epf_route_is_dropped(ids[k], s->num_experts)) {
                 counts[ids[k]]++;
                 l->num_slots++;
@@ -199,8 +201,9 @@ static int64_t order_base(const epf_layout *l, const epf_shape *s, int32_t rank,
         }
         return base + l->offset[(int64_t)expert * s->num_ranks + rank];
     }
-    for (int64_t slot = 0; slot < (int64_t)l->num_tokens * s->topk; slot++) {
-        base += l->topk_idx[slot] < expert ? 1 : 0; /* dropped slots of id -1 sort first */
+    base = l->num_before; /* dropped slots of id -1 sort first */
+    for (int32_t e = 0; e < expert; e++) {
+        base += l->counts[(int64_t)rank * s->num_experts + e];
     }
     return base;
 }
@@ -395,6 +398,7 @@ epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layou
     st = epf_op_next_epoch(op);
     if (st == EPF_OK) {
         epf_op_fill_call(op, &op->sets[0], &x.call);
+        x.layout->epoch = op->epoch;
         x.parity = (int32_t)(op->num_preprocess++ & 1u);
         st = run_exchange(&x);
     }

@@ -76,7 +76,9 @@ static void backward_defaults(void *out)
     a->combine_mode = EPF_COMBINE_FUSE_SCATTER;
 }
 
-#define SPEC(name, type, defaults) const epf_struct_spec name = {#type, sizeof(type), defaults}
+#define SPEC(name, type, defaults)                                              \
+    _Static_assert(sizeof(type) <= EPF_STRUCT_BYTES, "raise EPF_STRUCT_BYTES"); \
+    const epf_struct_spec name = {#type, sizeof(type), defaults}
 
 SPEC(epf_spec_group_config, epf_group_config, group_defaults);
 SPEC(epf_spec_op_config, epf_op_config, op_defaults);

@@ -101,10 +101,10 @@ void epf_weight_destroy(epf_weight *weight)
 static epf_status check_fit(const epf_op *op, const epf_weight_use *use, const epf_weight *w)
 {
     EPF_CHECK_ARG(w->op == op, "packed_weight: belongs to another operator");
-    EPF_CHECK_ARG(w->k == use->k, "gemm_weight: reduced dimension %lld, must be %lld",
+    EPF_CHECK_ARG(w->k == use->k, "%s: reduced dimension %lld, must be %lld", use->name,
                   (long long)w->k, (long long)use->k);
-    EPF_CHECK_ARG(use->n == EPF_ANY_SIZE || w->n == use->n, "gemm_weight: N is %lld, must be %lld",
-                  (long long)w->n, (long long)use->n);
+    EPF_CHECK_ARG(use->n == EPF_ANY_SIZE || w->n == use->n, "%s: N is %lld, must be %lld",
+                  use->name, (long long)w->n, (long long)use->n);
     EPF_CHECK_ARG(w->gate_up == use->gate_up,
                   "packed_weight: gate_up is %s, the call's activation needs it %s",
                   w->gate_up ? "true" : "false", use->gate_up ? "true" : "false");
@@ -117,33 +117,46 @@ static epf_status check_fit(const epf_op *op, const epf_weight_use *use, const e
     return EPF_OK;
 }
 
+/* What packing the raw tensor of a use would be asked for. */
+static epf_status config_of(const epf_weight_use *use, epf_weight_config *c)
+{
+    EPF_TRY(epf_weight_config_init(c));
+    c->tensor = *use->raw;
+    c->reduce_last_dim = use->reduce_last_dim;
+    c->gate_up = use->gate_up;
+    c->gemm_block_size_n = use->block_n;
+    c->gemm_block_size_k = use->block_k;
+    return EPF_OK;
+}
+
+epf_status epf_weight_check(epf_op *op, const epf_weight_use *use)
+{
+    epf_weight_config c;
+    epf_weight w;
+    EPF_CHECK_ARG(epf_tensor_given(use->raw) != (use->packed != NULL),
+                  "%s and packed_weight: %s given, must be exactly one", use->name,
+                  use->packed != NULL ? "both" : "neither");
+    if (use->packed != NULL) {
+        return check_fit(op, use, use->packed);
+    }
+    memset(&w, 0, sizeof w);
+    w.op = op;
+    EPF_TRY(config_of(use, &c));
+    EPF_TRY(check_weight(op, &c, use->name, &w));
+    return check_fit(op, use, &w);
+}
+
 epf_status epf_weight_resolve(epf_op *op, const epf_weight_use *use, const epf_weight **weight,
                               epf_weight **temporary)
 {
-    epf_status st;
+    epf_weight_config c;
     *temporary = NULL;
-    EPF_CHECK_ARG(epf_tensor_given(use->raw) != (use->packed != NULL),
-                  "gemm_weight, packed_weight: %s given, must be exactly one",
-                  use->packed != NULL ? "both" : "neither");
-    if (use->packed != NULL) {
-        *weight = use->packed;
-        return check_fit(op, use, use->packed);
+    *weight = use->packed;
+    EPF_TRY(epf_weight_check(op, use));
+    if (use->packed == NULL) {
+        EPF_TRY(config_of(use, &c));
+        EPF_TRY(create(op, &c, use->name, temporary));
+        *weight = *temporary;
     }
-    {
-        epf_weight_config c;
-        EPF_TRY(epf_weight_config_init(&c));
-        c.tensor = *use->raw;
-        c.reduce_last_dim = use->reduce_last_dim;
-        c.gate_up = use->gate_up;
-        c.gemm_block_size_n = use->block_n;
-        c.gemm_block_size_k = use->block_k;
-        EPF_TRY(create(op, &c, "gemm_weight", temporary));
-    }
-    *weight = *temporary;
-    st = check_fit(op, use, *temporary);
-    if (st != EPF_OK) {
-        epf_weight_destroy(*temporary);
-        *temporary = NULL;
-    }
-    return st;
+    return EPF_OK;
 }

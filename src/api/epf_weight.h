@@ -17,6 +17,7 @@ struct epf_weight {
 
 /* How a call names its weight: raw or packed, and what it must fit. */
 typedef struct epf_weight_use {
+    const char *name; /* of the raw argument */
     const epf_tensor *raw;
     const epf_weight *packed;
     bool reduce_last_dim;
@@ -26,6 +27,9 @@ typedef struct epf_weight_use {
     int32_t block_n; /* knobs of the call */
     int32_t block_k;
 } epf_weight_use;
+
+/* Everything that epf_weight_resolve() would refuse but a lack of memory, without packing. */
+epf_status epf_weight_check(epf_op *op, const epf_weight_use *use);
 
 /* The packed weight to multiply with; `temporary` is set where the caller must destroy it after use. */
 epf_status epf_weight_resolve(epf_op *op, const epf_weight_use *use, const epf_weight **weight,

@@ -29,6 +29,8 @@ typedef struct epf_call {
     epf_control_map control_map;
     epf_set_map set_map;
     int32_t rank;
+    int32_t set_index;       /* comm_buffer_id */
+    uint32_t layout_epoch;   /* of the layout's preprocess */
     int32_t dtype;           /* of tokens */
     int32_t weight_dtype;    /* of routing weights and gates */
     uint8_t *const *control; /* [W] control windows, mapped here */
@@ -65,6 +67,29 @@ typedef struct epf_call {
 
     epf_grad_operands grads[EPF_MAX_GRADS];
 } epf_call;
+
+/* The low half of `entered`: what all ranks of a call must agree on.  Operation in 4 bits, buffer set in 4,
+ * the low 24 bits of the epoch in which the layout was made. */
+EPF_HD uint32_t epf_call_tag(const epf_call *c)
+{
+    return (uint32_t)c->phase.kind | (uint32_t)c->set_index << 4 |
+           (c->layout_epoch & 0xffffffu) << 8;
+}
+
+EPF_HD uint32_t epf_tag_kind(uint64_t word)
+{
+    return epf_word_low(word) & 0xfu;
+}
+
+EPF_HD uint32_t epf_tag_set(uint64_t word)
+{
+    return epf_word_low(word) >> 4 & 0xfu;
+}
+
+EPF_HD uint32_t epf_tag_layout(uint64_t word)
+{
+    return epf_word_low(word) >> 8;
+}
 
 EPF_HD uint8_t *epf_call_set_row(const epf_call *c, int32_t rank, int64_t buffer, int64_t row)
 {

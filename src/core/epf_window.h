@@ -67,6 +67,7 @@ EPF_HD int64_t epf_shape_combine_rows(const epf_shape *s, int64_t rows)
     return epf_max64(rows, epf_shape_max_slots(s));
 }
 
+/* Words come first, up to posted_head and recv_weight: epf_op_reset() zeroes them so (test_window holds it). */
 /*    name          bytes                                                 alignment  what */
 #define EPF_CONTROL_MAP(X, s)                                                                 \
     X(abort, (int64_t)sizeof(uint32_t), 128)                    /* first failure */           \

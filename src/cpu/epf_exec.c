@@ -67,7 +67,7 @@ static bool is_by_rank(int32_t object)
            object == EPF_OBJECT_POSTED || object == EPF_OBJECT_SOURCED;
 }
 
-/* Rank `peer` entered this epoch with another operation or mode than ours. */
+/* Rank `peer` entered this epoch with another operation, buffer set or layout than ours. */
 static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_need *need,
                         int64_t peer, epf_fault *fault)
 {
@@ -76,8 +76,7 @@ static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_ne
         return false;
     }
     word = epf_load_relaxed_sys_u64(word_at(exec, call, need->object, peer));
-    if (epf_word_epoch(word) != call->phase.epoch ||
-        epf_word_low(word) == (uint32_t)call->phase.kind) {
+    if (epf_word_epoch(word) != call->phase.epoch || epf_word_low(word) == epf_call_tag(call)) {
         return false;
     }
     memset(fault, 0, sizeof *fault);
@@ -86,7 +85,7 @@ static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_ne
     fault->object = need->object;
     fault->peer = (int32_t)peer;
     fault->index = peer;
-    fault->expected = epf_word(call->phase.epoch, (uint32_t)call->phase.kind);
+    fault->expected = epf_word(call->phase.epoch, epf_call_tag(call));
     fault->seen = word;
     return true;
 }

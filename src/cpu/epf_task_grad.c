@@ -29,9 +29,9 @@ static epf_status sum_rows(epf_worker *worker, const epf_grad_tile *tile)
         args.rows = step;
         args.m = tile->num_n;
         args.n = tile->num_k;
-        args.a = element(call, &g->grad_output, first + done, tile->n_begin);
+        args.a = step == 0 ? NULL : element(call, &g->grad_output, first + done, tile->n_begin);
         args.lda = g->grad_output.stride;
-        args.b = element(call, &g->orig_input, first + done, tile->k_begin);
+        args.b = step == 0 ? NULL : element(call, &g->orig_input, first + done, tile->k_begin);
         args.ldb = g->orig_input.stride;
         args.c = worker->tile[done == 0 ? 0 : 1];
         args.ldc = tile->num_k;
