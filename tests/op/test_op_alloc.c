@@ -163,6 +163,9 @@ static bool create_together(op_rank *r, uint64_t nth)
     RANK_CHECK(r->rank, atomic_load(&statuses[0]) == atomic_load(&statuses[1]),
                "allocation %llu: status %d on rank 0, %d on rank 1", (unsigned long long)nth,
                atomic_load(&statuses[0]), atomic_load(&statuses[1]));
+    RANK_CHECK(r->rank,
+               atomic_load(&statuses[0]) == EPF_OK || atomic_load(&statuses[0]) == EPF_E_NO_MEMORY,
+               "allocation %llu: status %d", (unsigned long long)nth, atomic_load(&statuses[0]));
     RANK_CHECK(r->rank, (op != NULL) == (atomic_load(&statuses[r->id]) == EPF_OK), "op and status");
     epf_op_destroy(op);
     return true;
