@@ -30,8 +30,7 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
     EPF_CHECK_ARG(args->dtype == EPF_DTYPE_BF16 || args->dtype == EPF_DTYPE_F16,
                   "dtype is %d; a grouped GEMM on the device takes bf16 or fp16", args->dtype);
     EPF_CHECK_ARG(args->num_experts >= 1 && args->num_experts <= EPF_GEMM_MAX_EXPERTS,
-                  "num_experts is %d; it must be 1 .. %d", args->num_experts,
-                  EPF_GEMM_MAX_EXPERTS);
+                  "num_experts is %d; it must be 1 .. %d", args->num_experts, EPF_GEMM_MAX_EXPERTS);
     EPF_CHECK_ARG(args->n > 0 && args->n % 8 == 0, "n is %d; it must be a positive multiple of 8",
                   args->n);
     if (args->weight_grad) {
@@ -100,8 +99,8 @@ static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *
     if (result != CUDA_SUCCESS) {
         return EPF_FAIL(EPF_E_INVALID,
                         "cuTensorMapEncodeTiled refuses a tensor of %llu x %llu at %p (error %d)",
-                        (unsigned long long)shape->size[1], (unsigned long long)shape->size[0], base,
-                        (int)result);
+                        (unsigned long long)shape->size[1], (unsigned long long)shape->size[0],
+                        base, (int)result);
     }
     return EPF_OK;
 }
@@ -144,9 +143,10 @@ static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
 
     for (int32_t i = 0; i < num_variants; i++) {
         const epf_gemm_sm90_variant *v = &list[i];
-        if (v->dtype == args->dtype && v->a_source == wanted->a_source
-            && v->b_n_major == wanted->b_n_major && v->epilogue == wanted->epilogue && v->block_n == wanted->block_n
-            && v->cluster_m == wanted->cluster_m && v->cluster_n == wanted->cluster_n) {
+        if (v->dtype == args->dtype && v->a_source == wanted->a_source &&
+            v->b_n_major == wanted->b_n_major && v->epilogue == wanted->epilogue &&
+            v->block_n == wanted->block_n && v->cluster_m == wanted->cluster_m &&
+            v->cluster_n == wanted->cluster_n) {
             return v;
         }
     }
@@ -162,14 +162,16 @@ static void pick_tile(const epf_gemm_cuda_args *args, epf_gemm_sm90_variant *wan
 {
     const int64_t rows = args->expected_rows ? args->expected_rows : args->a_rows;
     const int64_t tiles = epf_ceil_div(rows, BLOCK_M) * epf_ceil_div(args->n, 256);
-    const int below = args->gather
-                      || (!args->weight_grad && tiles < 512 && rows > 64 * (int64_t)args->num_experts);
+    const int below = args->gather ||
+                      (!args->weight_grad && tiles < 512 && rows > 64 * (int64_t)args->num_experts);
 
-    wanted->block_n = args->block_n                       ? args->block_n
+    wanted->block_n = args->block_n                           ? args->block_n
                       : below && !args->gather && tiles < 200 ? 128
-                                                          : 256;
+                                                              : 256;
     wanted->cluster_m = args->cluster_m ? args->cluster_m : below && args->cluster_n != 2 ? 2 : 1;
-    wanted->cluster_n = args->cluster_n ? args->cluster_n : wanted->cluster_m == 2 || args->cluster_m ? 1 : 2;
+    wanted->cluster_n = args->cluster_n                             ? args->cluster_n
+                        : wanted->cluster_m == 2 || args->cluster_m ? 1
+                                                                    : 2;
 }
 
 static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant **picked)
@@ -180,7 +182,7 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
                       : args->gather    ? EPF_GEMM_A_GATHERED
                                         : EPF_GEMM_A_ROWS;
     wanted.b_n_major = args->weight_grad || args->b_n_major;
-    wanted.epilogue = args->row_ptr                       ? EPF_GEMM_TO_ROW_PTR
+    wanted.epilogue = args->row_ptr                      ? EPF_GEMM_TO_ROW_PTR
                       : args->epilogue == EPF_GEMM_STORE ? EPF_GEMM_TO_C
                       : args->raw                        ? EPF_GEMM_TO_SWIGLU_RAW
                                                          : EPF_GEMM_TO_SWIGLU;
@@ -193,12 +195,12 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
         *picked = find_variant(args, &wanted);
     }
     if (!*picked) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "no grouped GEMM kernel: dtype %d, tile 128 x %d, cluster %d x %d, A source %d, "
-                        "B %s, epilogue %d",
-                        args->dtype, wanted.block_n, wanted.cluster_m, wanted.cluster_n,
-                        wanted.a_source, wanted.b_n_major ? "[G, K, N]" : "[G, N, K]",
-                        wanted.epilogue);
+        return EPF_FAIL(
+            EPF_E_UNSUPPORTED,
+            "no grouped GEMM kernel: dtype %d, tile 128 x %d, cluster %d x %d, A source %d, "
+            "B %s, epilogue %d",
+            args->dtype, wanted.block_n, wanted.cluster_m, wanted.cluster_n, wanted.a_source,
+            wanted.b_n_major ? "[G, K, N]" : "[G, N, K]", wanted.epilogue);
     }
     return EPF_OK;
 }

@@ -18,26 +18,28 @@ extern "C" {
 
 /* What becomes of a product's rows. */
 typedef enum epf_gemm_epilogue {
-    EPF_GEMM_STORE = 0,  /* c[r, :] = a x b                                                       */
-    EPF_GEMM_SWIGLU = 1, /* c[r, i] = silu(y[r, i]) * y[r, I + i] * row_weight[r], y = a x b rounded */
+    EPF_GEMM_STORE = 0, /* c[r, :] = a x b                                                       */
+    EPF_GEMM_SWIGLU =
+        1, /* c[r, i] = silu(y[r, i]) * y[r, I + i] * row_weight[r], y = a x b rounded */
 } epf_gemm_epilogue;
 
 /* Device pointers, 16-byte aligned; n, k (and m) multiples of 8. */
 typedef struct epf_gemm_cuda_args {
-    int32_t dtype;             /* EPF_DTYPE_BF16 or EPF_DTYPE_F16: a, b, c, raw                   */
-    int32_t weight_grad;       /* 0: c = a x b^T per row.  1: c[g] = a[rows of g]^T x b[rows of g] */
-    int32_t b_n_major;         /* 0: b is [G, N, K].  1: [G, K, N].  Ignored by weight_grad        */
-    int32_t epilogue;          /* epf_gemm_epilogue; weight_grad: EPF_GEMM_STORE                  */
-    int32_t num_experts;       /* G, 1 .. EPF_GEMM_MAX_EXPERTS                                    */
-    int32_t n;                 /* N                                                               */
-    int32_t k;                 /* K; weight_grad: ignored                                         */
-    int32_t m;                 /* weight_grad: columns of a; else ignored                         */
-    int64_t a_rows;            /* rows that a (and, weight_grad, b) holds; none past it is read   */
-    const void *a;             /* [a_rows, K]; weight_grad [a_rows, M]                            */
-    const void *b;             /* [G, N, K] or [G, K, N]; weight_grad [a_rows, N]                 */
-    void *c;                   /* [R, N]; SwiGLU [R, I]; weight_grad [G, M, N]; rows no expert has stay */
-    void *raw;                 /* SwiGLU: [R, N], the rounded product as well; or NULL            */
-    void *const *row_ptr;      /* [R] device pointers: where each row goes instead of c, or NULL; not SwiGLU */
+    int32_t dtype;       /* EPF_DTYPE_BF16 or EPF_DTYPE_F16: a, b, c, raw                   */
+    int32_t weight_grad; /* 0: c = a x b^T per row.  1: c[g] = a[rows of g]^T x b[rows of g] */
+    int32_t b_n_major;   /* 0: b is [G, N, K].  1: [G, K, N].  Ignored by weight_grad */
+    int32_t epilogue;    /* epf_gemm_epilogue; weight_grad: EPF_GEMM_STORE                  */
+    int32_t num_experts; /* G, 1 .. EPF_GEMM_MAX_EXPERTS                                    */
+    int32_t n;           /* N                                                               */
+    int32_t k;           /* K; weight_grad: ignored                                         */
+    int32_t m;           /* weight_grad: columns of a; else ignored                         */
+    int64_t a_rows;      /* rows that a (and, weight_grad, b) holds; none past it is read   */
+    const void *a;       /* [a_rows, K]; weight_grad [a_rows, M]                            */
+    const void *b;       /* [G, N, K] or [G, K, N]; weight_grad [a_rows, N]                 */
+    void *c;             /* [R, N]; SwiGLU [R, I]; weight_grad [G, M, N]; rows no expert has stay */
+    void *raw;           /* SwiGLU: [R, N], the rounded product as well; or NULL            */
+    void *const
+        *row_ptr; /* [R] device pointers: where each row goes instead of c, or NULL; not SwiGLU */
     const float *row_weight;   /* [R] SwiGLU; NULL: 1                                             */
     const int32_t *gather;     /* [R] row of a for each row; NULL: the same row                   */
     const int32_t *rows;       /* [G]                                                             */

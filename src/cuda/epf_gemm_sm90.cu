@@ -6,24 +6,26 @@
 #include "epfuse/epfuse_dtype.h"
 
 /*      type  block_n  clusters  A          B is [G, K, N]  epilogue */
-#define EPF_GEMM_VARIANTS_OF(X, type)                                                \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)                            \
-    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)                            \
-    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)                            \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)                       \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU_RAW)                   \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_ROW_PTR)                      \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_C)                            \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_SWIGLU)                       \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_ROW_PTR)                      \
-    X(type, 256, 2, 1, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_C)                        \
-    X(type, 256, 2, 1, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_SWIGLU)                   \
-    X(type, 256, 2, 1, EPF_GEMM_A_GATHERED, 1, EPF_GEMM_TO_C)                        \
+#define EPF_GEMM_VARIANTS_OF(X, type)                              \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)          \
+    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)          \
+    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)          \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)     \
+    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)     \
+    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)     \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU_RAW) \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_ROW_PTR)    \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_C)          \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_SWIGLU)     \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_ROW_PTR)    \
+    X(type, 256, 2, 1, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_C)      \
+    X(type, 256, 2, 1, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_SWIGLU) \
+    X(type, 256, 2, 1, EPF_GEMM_A_GATHERED, 1, EPF_GEMM_TO_C)      \
     X(type, 256, 1, 2, EPF_GEMM_A_COLUMNS, 1, EPF_GEMM_TO_C)
-#define EPF_GEMM_VARIANTS(X)                                                         \
-    EPF_GEMM_VARIANTS_OF(X, bf16)                                                    \
-    EPF_GEMM_VARIANTS_OF(X, f16)                                                     \
-    X(bf16, 256, 1, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)                            \
+#define EPF_GEMM_VARIANTS(X)                              \
+    EPF_GEMM_VARIANTS_OF(X, bf16)                         \
+    EPF_GEMM_VARIANTS_OF(X, f16)                          \
+    X(bf16, 256, 1, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C) \
     X(bf16, 256, 1, 1, EPF_GEMM_A_COLUMNS, 1, EPF_GEMM_TO_C)
 
 using bf16 = __nv_bfloat16;
@@ -32,12 +34,20 @@ static const int32_t dtype_bf16 = EPF_DTYPE_BF16;
 static const int32_t dtype_f16 = EPF_DTYPE_F16;
 
 #define CONFIG(type, n, cm, cn, a, b, to) gemm_config<type, n, cm, cn, a, (b) != 0, to>
-#define FITS(type, n, cm, cn, a, b, to)                                 \
-    static_assert(sizeof(gemm_smem<CONFIG(type, n, cm, cn, a, b, to)>) <= kMaxSmem, "shared memory");
+#define FITS(type, n, cm, cn, a, b, to)                                             \
+    static_assert(sizeof(gemm_smem<CONFIG(type, n, cm, cn, a, b, to)>) <= kMaxSmem, \
+                  "shared memory");
 EPF_GEMM_VARIANTS(FITS)
 
-#define ENTRY(type, n, cm, cn, a, b, to)                                           \
-    {dtype_##type, n, cm, cn, a, b, to, (int32_t)sizeof(gemm_smem<CONFIG(type, n, cm, cn, a, b, to)>), \
+#define ENTRY(type, n, cm, cn, a, b, to)                            \
+    {dtype_##type,                                                  \
+     n,                                                             \
+     cm,                                                            \
+     cn,                                                            \
+     a,                                                             \
+     b,                                                             \
+     to,                                                            \
+     (int32_t)sizeof(gemm_smem<CONFIG(type, n, cm, cn, a, b, to)>), \
      (const void *)grouped_gemm_kernel<CONFIG(type, n, cm, cn, a, b, to), gemm_no_hooks>},
 
 extern "C" const epf_gemm_sm90_variant *epf_gemm_sm90_variants(int32_t *num_variants)

@@ -63,9 +63,10 @@ static constexpr int kThreads = 384;
 static constexpr int kLoadThreads = 128;
 static constexpr int kTaskSlots = 8;
 static constexpr int kNextSlots = 8;
-static constexpr int kFetchAhead = 5; /* k-steps before a task's end at which the next one is asked for */
+static constexpr int kFetchAhead =
+    5; /* k-steps before a task's end at which the next one is asked for */
 static constexpr int kOutBytes = EPF_GEMM_STORE_ROWS * 64 * 2; /* a warp's store buffer */
-static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS; /* of tiles; see build_tables() */
+static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS;    /* of tiles; see build_tables() */
 static constexpr int kMaxSmem = 232448;
 
 template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_,
@@ -86,7 +87,8 @@ struct gemm_config {
     static constexpr int kBytesA = kBlockM * kBlockK * 2;
     static constexpr int kBytesB = kBlockN * kBlockK * 2;
     static constexpr int kStoreParts = 4;
-    static constexpr int kMinSteps = kStoreParts; /* beneath each k-step of a task a part is stored */
+    static constexpr int kMinSteps =
+        kStoreParts; /* beneath each k-step of a task a part is stored */
     static constexpr int kPlanThread = kGathered ? 0 : 32; /* which finds the CTA's next task */
     static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
     static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
@@ -99,11 +101,11 @@ struct gemm_task {
     int32_t row_begin; /* first row of C                                          */
     int32_t rows;      /* 0 .. 128, this CTA's                                    */
     int32_t expert;
-    int32_t n_tile;    /* in units of kBlockN                                     */
-    int32_t num_k;     /* k-steps, at least C::kMinSteps; those past K hold zeros    */
-    int32_t k_begin;   /* weight gradient: first of the rows that are K           */
-    int32_t k_rows;    /* weight gradient: their number                           */
-    int32_t end;       /* 1: no task, and none to come                            */
+    int32_t n_tile;  /* in units of kBlockN                                     */
+    int32_t num_k;   /* k-steps, at least C::kMinSteps; those past K hold zeros    */
+    int32_t k_begin; /* weight gradient: first of the rows that are K           */
+    int32_t k_rows;  /* weight gradient: their number                           */
+    int32_t end;     /* 1: no task, and none to come                            */
 };
 
 template <class C> struct gemm_smem {
@@ -113,8 +115,8 @@ template <class C> struct gemm_smem {
     uint64_t full[C::kStages];
     uint64_t empty[C::kStages];
     uint64_t next_full[kNextSlots];
-    uint64_t wanted; /* the load thread nears a task's end   */
-    uint64_t ready;  /* the next task is in its slot, or none */
+    uint64_t wanted;           /* the load thread nears a task's end   */
+    uint64_t ready;            /* the next task is in its slot, or none */
     uint32_t next[kNextSlots]; /* index of the cluster's next task */
     int32_t rows[kMaxGroups];
     int32_t row_offset[kMaxGroups];
@@ -155,14 +157,13 @@ template <int kStages> struct gemm_ring {
 /* Where fused kernels differ from the plain one. */
 struct gemm_no_hooks {
     /* Load thread, before the task's first load: returns when its rows of A may be read. */
-    static __device__ __forceinline__ void before_loads(const epf_gemm_sm90_args &, const gemm_task &)
-    {
-    }
+    static __device__ __forceinline__ void before_loads(const epf_gemm_sm90_args &,
+                                                        const gemm_task &)
+    {}
     /* Each math warp, after it stored its rows [row, row + rows) of the task. */
-    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &, const gemm_task &, int,
-                                                       int)
-    {
-    }
+    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
+                                                       const gemm_task &, int, int)
+    {}
 };
 
 /* Inclusive prefix sum over the warp's lanes. */
@@ -181,7 +182,8 @@ static __device__ __forceinline__ int32_t warp_scan(int32_t value)
  * less then come at the end, where they even out the SMs' loads.
  */
 template <class C>
-static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &args,
+                                                    gemm_smem<C> &smem)
 {
     const int lane = threadIdx.x % 32;
     const int block_m = kBlockM * C::kClusterM;
@@ -281,8 +283,9 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
 
 /* Issues the loads of A's slabs for one k-step; returns the bytes that will arrive in this CTA. */
 template <class C>
-static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args, const gemm_task &task,
-                                                  uint32_t to, uint64_t *bar, int32_t k)
+static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args,
+                                                  const gemm_task &task, uint32_t to, uint64_t *bar,
+                                                  int32_t k)
 {
     uint32_t bytes = 0;
     const uint32_t cta = C::kClusterN == 2 ? cluster_cta_rank() : 0;
@@ -381,10 +384,10 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
     return true;
 }
 
-template <class C>
-static __device__ __forceinline__ bool walk_leads(const epf_gemm_sm90_args &args)
+template <class C> static __device__ __forceinline__ bool walk_leads(const epf_gemm_sm90_args &args)
 {
-    return args.queue && threadIdx.x == C::kPlanThread && (C::kCluster == 1 || cluster_cta_rank() == 0);
+    return args.queue && threadIdx.x == C::kPlanThread &&
+           (C::kCluster == 1 || cluster_cta_rank() == 0);
 }
 
 /* Near a task's end: asks for the next one, late so that no SM sits on work another could begin. */
@@ -398,8 +401,8 @@ static __device__ __forceinline__ void walk_fetch(const epf_gemm_sm90_args &args
 
 /* At a task's end: tells every CTA of the cluster which task walk_fetch() got. */
 template <class C>
-static __device__ __forceinline__ void walk_publish(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
-                                                    const task_walk &walk)
+static __device__ __forceinline__ void walk_publish(const epf_gemm_sm90_args &args,
+                                                    gemm_smem<C> &smem, const task_walk &walk)
 {
     if (walk_leads<C>(args)) {
         const uint32_t slot = walk.count % kNextSlots;
@@ -502,8 +505,8 @@ struct gather_rows {
     int32_t rows;           /* how many of them exist                        */
 };
 
-static __device__ __forceinline__ void gather_begin(const epf_gemm_sm90_args &args, const gemm_task &task,
-                                                    gather_rows &mine)
+static __device__ __forceinline__ void gather_begin(const epf_gemm_sm90_args &args,
+                                                    const gemm_task &task, gather_rows &mine)
 {
     const int row = threadIdx.x / 8;
     const int piece = threadIdx.x % 8;
@@ -517,8 +520,9 @@ static __device__ __forceinline__ void gather_begin(const epf_gemm_sm90_args &ar
 }
 
 /* Copies this thread's pieces of one k-step; columns past K become zero. */
-static __device__ __forceinline__ void gather_step(const epf_gemm_sm90_args &args, const gather_rows &mine,
-                                                   uint32_t to, int32_t step)
+static __device__ __forceinline__ void gather_step(const epf_gemm_sm90_args &args,
+                                                   const gather_rows &mine, uint32_t to,
+                                                   int32_t step)
 {
     const uint32_t piece = step * (kBlockK / 8) + threadIdx.x % 8;
     const bool valid = piece < (uint32_t)(args.k / 8);
@@ -547,7 +551,8 @@ static __device__ __forceinline__ void gather_signal(uint64_t *bar)
  * steps ago is signalled, so that math never starves behind its own release of a stage.
  */
 template <class C, class Hooks>
-static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &args,
+                                                   gemm_smem<C> &smem)
 {
     constexpr int kLag = 2;
     task_walk walk = walk_begin(args, smem);
@@ -584,7 +589,8 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
             unsignalled++;
         }
         walk_publish(args, smem, walk);
-        cp_async_wait<0>(); /* finding the next rows takes as long as math has work with these stages */
+        cp_async_wait<
+            0>(); /* finding the next rows takes as long as math has work with these stages */
         for (; unsignalled > 0; unsignalled--) {
             gather_signal(&smem.full[signalled.stage()]);
             signalled.advance();
@@ -602,8 +608,8 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
  * wgmma in a branch that the compiler cannot see to be uniform is serialized.
  */
 template <class C>
-static __device__ __forceinline__ void multiply(float (&acc)[C::kBlockN / 2], const uint8_t *stage, int slab,
-                                                int accumulate, int depth)
+static __device__ __forceinline__ void multiply(float (&acc)[C::kBlockN / 2], const uint8_t *stage,
+                                                int slab, int accumulate, int depth)
 {
     constexpr uint32_t kStepA = (C::kColumns ? 16 * 128 : 16 * 2) >> 4;
     constexpr uint32_t kStepB = (C::kBNMajor ? 16 * 128 : 16 * 2) >> 4;
@@ -614,8 +620,8 @@ static __device__ __forceinline__ void multiply(float (&acc)[C::kBlockN / 2], co
 #pragma unroll
     for (int i = 0; i < kBlockK / 16; i++) {
         if (!C::kColumns || __any_sync(~0u, i * 16 < depth)) {
-            wgmma<typename C::T, C::kBlockN, C::kColumns, C::kBNMajor>(acc, a + i * kStepA, b + i * kStepB,
-                                                                      i > 0 ? 1 : accumulate);
+            wgmma<typename C::T, C::kBlockN, C::kColumns, C::kBNMajor>(
+                acc, a + i * kStepA, b + i * kStepB, i > 0 ? 1 : accumulate);
         }
     }
     wgmma_commit();
@@ -623,33 +629,42 @@ static __device__ __forceinline__ void multiply(float (&acc)[C::kBlockN / 2], co
 
 /*
  * Zeroes rows [depth, next sixteen) of K in both operands of a weight gradient's last k-step.  Why both:
- * those rows are another expert's or stale, and zero times infinity is not zero.
+ * those rows are another expert's or stale, and zero times infinity is not zero.  Where `both` warpgroups
+ * multiply, each clears its rows of A and half of the B they share.
  */
 template <class C>
-static __device__ __forceinline__ void zero_tail(uint8_t *stage, int slab, int depth)
+static __device__ __forceinline__ void zero_tail(uint8_t *stage, int slab, int depth, bool both)
 {
-    const int thread = threadIdx.x % 128;
+    constexpr int kBlocks = C::kBlockN / 64;
     const int end = (depth + 15) / 16 * 16;
+    const int first_block = both ? slab * (kBlocks / 2) : 0;
+    const int end_block = both ? first_block + kBlocks / 2 : kBlocks;
 #pragma unroll 1
-    for (int piece = thread; piece < (end - depth) * 8; piece += 128) {
+    for (int piece = threadIdx.x % 128; piece < (end - depth) * 8; piece += 128) {
         const int at = depth * 128 + piece * 16;
         *(uint4 *)(stage + slab * kSlabBytes + at) = make_uint4(0, 0, 0, 0);
 #pragma unroll 1
-        for (int block = 0; block < C::kBlockN / 64; block++) {
+        for (int block = first_block; block < end_block; block++) {
             *(uint4 *)(stage + C::kBytesA + block * kSlabBytes + at) = make_uint4(0, 0, 0, 0);
         }
     }
     fence_proxy_async_shared();
-    named_barrier_sync(1 + slab, 128);
+    if (both) {
+        named_barrier_sync(3, 256);
+    } else {
+        named_barrier_sync(1 + slab, 128);
+    }
 }
 
 /* multiply(), the end of a weight gradient's rows cleaned first. */
 template <class C>
-static __device__ __forceinline__ void multiply_tail(float (&acc)[C::kBlockN / 2], uint8_t *stage, int slab,
-                                                     int accumulate, int depth)
+static __device__ __forceinline__ void multiply_tail(float (&acc)[C::kBlockN / 2], uint8_t *stage,
+                                                     int slab, int accumulate,
+                                                     const gemm_task &task, int step)
 {
-    if (C::kColumns && depth < kBlockK) {
-        zero_tail<C>(stage, slab, max(depth, 0));
+    const int depth = C::kColumns ? task.k_rows - step * kBlockK : kBlockK;
+    if (C::kColumns && depth > 0 && depth < kBlockK) {
+        zero_tail<C>(stage, slab, depth, task.rows > kSlab);
     }
     multiply<C>(acc, stage, slab, accumulate, depth);
 }
@@ -668,7 +683,6 @@ template <class C> static __device__ __forceinline__ void release(uint64_t *bar)
 }
 
 #include "cuda/epf_gemm_store_sm90.cuh"
-
 
 /*
  * Passes over a task of which this warpgroup has no rows, or the end; stores the task before.  Why a barrier:
@@ -726,13 +740,13 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
             }
             continue;
         }
-        multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task.k_rows);
+        multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task, 0);
         store_part<C, Hooks>(args, done, before, smem, part_of<C>(0, slab, num_k));
         for (int32_t step = 1; step < num_k; step++) {
             const uint32_t previous = ring.stage();
             ring.advance();
             mbarrier_wait(&smem.full[ring.stage()], ring.phase());
-            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, task.k_rows - step * kBlockK);
+            multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, task, step);
             if (step < kLastStore<C>) {
                 store_part<C, Hooks>(args, done, before, smem, part_of<C>(step, slab, num_k));
             }

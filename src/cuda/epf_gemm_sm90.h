@@ -47,7 +47,7 @@ typedef struct epf_gemm_sm90_args {
     void *raw;                 /* [R, N] SwiGLU's input, or NULL                                  */
     void *const *row_ptr;      /* [R] where each row of C goes instead of c, or NULL              */
     const float *row_weight;   /* [R] factor of each row of SwiGLU, or NULL                       */
-    uint32_t *queue;           /* {next, done}, both 0 between launches; NULL: tasks in fixed turns   */
+    uint32_t *queue; /* {next, done}, both 0 between launches; NULL: tasks in fixed turns */
     int32_t num_experts;
     int32_t n;           /* columns of B                                              */
     int32_t k;           /* inner dimension; weight gradient: unused                  */

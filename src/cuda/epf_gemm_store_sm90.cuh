@@ -104,7 +104,8 @@ static __device__ __forceinline__ void fill_buffer(const uint32_t *upper, const 
 
 /* Stores the buffer's rows from `column_end.x` on to where they go, each lane 16 bytes of every fourth row. */
 template <bool kScatter>
-static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_rows &to, int2 column_end)
+static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_rows &to,
+                                                  int2 column_end)
 {
     const int lane = threadIdx.x % 32;
     const int32_t column = column_end.x + lane % 8 * 8;
@@ -141,7 +142,8 @@ static __device__ __forceinline__ void store_columns(const CUtensorMap *map, con
             bulk_commit();
         }
     } else {
-        store_rows<kScatter>(buffer, rows_of<kScatter>(base, (int64_t)columns * 2, rows), column_end);
+        store_rows<kScatter>(buffer, rows_of<kScatter>(base, (int64_t)columns * 2, rows),
+                             column_end);
     }
 }
 
@@ -156,7 +158,8 @@ static __device__ __forceinline__ float silu(float x)
 }
 
 /* silu(gate) * up * weight for two neighbouring columns, rounded once. */
-template <class C> static __device__ __forceinline__ uint32_t swiglu(uint32_t gate, uint32_t up, float weight)
+template <class C>
+static __device__ __forceinline__ uint32_t swiglu(uint32_t gate, uint32_t up, float weight)
 {
     const float2 g = unpack(typename C::T(), gate);
     const float2 u = unpack(typename C::T(), up);
@@ -190,8 +193,9 @@ static __device__ __forceinline__ void swiglu_pairs(const float *row_weight, con
 
 /* Part kPart of store_part(), for `rows` rows of the calling warp: 64 columns. */
 template <class C, int kPart>
-static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                   const warp_rows &rows, int32_t n_tile, uint32_t buffer)
+static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &args,
+                                                   rounded_tile<C> &done, const warp_rows &rows,
+                                                   int32_t n_tile, uint32_t buffer)
 {
     constexpr int kPair = kPart * 8;
     if constexpr (kPair < rounded_tile<C>::kPairs) {
@@ -204,8 +208,9 @@ static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &arg
 
 /* The same with an activation: a quarter of it is computed; every second part stores 64 columns. */
 template <class C, int kPart>
-static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                    const warp_rows &rows, int32_t n_tile, uint32_t buffer)
+static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &args,
+                                                    rounded_tile<C> &done, const warp_rows &rows,
+                                                    int32_t n_tile, uint32_t buffer)
 {
     constexpr int kHalf = rounded_tile<C>::kPairs / 2; /* pairs of gate or up */
     constexpr int kPair = kPart * 4;
@@ -223,8 +228,9 @@ static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &ar
 
 /* 64 columns of the product itself, the first half of them gate. */
 template <class C, int kPart>
-static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                 const warp_rows &rows, int32_t n_tile, uint32_t buffer)
+static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args,
+                                                 rounded_tile<C> &done, const warp_rows &rows,
+                                                 int32_t n_tile, uint32_t buffer)
 {
     constexpr int kHalf = rounded_tile<C>::kPairs / 2;
     constexpr int kPair = kPart * 8;
@@ -239,8 +245,9 @@ static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args,
 }
 
 template <class C, class Hooks, int kPart>
-static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                 const gemm_task &task, gemm_smem<C> &smem)
+static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args,
+                                                 rounded_tile<C> &done, const gemm_task &task,
+                                                 gemm_smem<C> &smem)
 {
     const warp_rows rows = rows_of_warp(task);
     const uint32_t buffer = smem_address(smem.out[(threadIdx.x - kLoadThreads) / 32]);
@@ -265,15 +272,25 @@ static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args,
  * warpgroup that does not multiply leaves the tensor cores to the other one, but for half a k-step only.
  */
 template <class C, class Hooks>
-static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args, rounded_tile<C> &done,
-                                                  const gemm_task &task, gemm_smem<C> &smem, int part)
+static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args,
+                                                  rounded_tile<C> &done, const gemm_task &task,
+                                                  gemm_smem<C> &smem, int part)
 {
     switch (part) {
-    case 0: store_one<C, Hooks, 0>(args, done, task, smem); break;
-    case 1: store_one<C, Hooks, 1>(args, done, task, smem); break;
-    case 2: store_one<C, Hooks, 2>(args, done, task, smem); break;
-    case 3: store_one<C, Hooks, 3>(args, done, task, smem); break;
-    default: break;
+    case 0:
+        store_one<C, Hooks, 0>(args, done, task, smem);
+        break;
+    case 1:
+        store_one<C, Hooks, 1>(args, done, task, smem);
+        break;
+    case 2:
+        store_one<C, Hooks, 2>(args, done, task, smem);
+        break;
+    case 3:
+        store_one<C, Hooks, 3>(args, done, task, smem);
+        break;
+    default:
+        break;
     }
 }
 

@@ -25,9 +25,9 @@ typedef struct problem {
     int g, n, k, m;
     int swiglu, raw, row_ptr, weight;
     int short_last;
-    int sm_margin;   /* few SMs: many tiles for each                   */
-    int queue;       /* tiles from a queue, not in fixed turns        */
-    int gap;         /* rows between experts that belong to none     */
+    int sm_margin; /* few SMs: many tiles for each                   */
+    int queue;     /* tiles from a queue, not in fixed turns        */
+    int gap;       /* rows between experts that belong to none     */
     int rows[MAX_G];
 } problem;
 
@@ -37,6 +37,7 @@ typedef struct buffers {
     int offset[MAX_G];
     int *gather, *target;
     uint16_t *a, *b, *c, *raw;
+    float *a_value, *b_value; /* the same as a and b */
     float *weight;
     size_t a_size, b_size, c_size, raw_size;
 } buffers;
@@ -94,6 +95,15 @@ static uint16_t *integers(const problem *p, size_t count, int bound)
     return values;
 }
 
+static float *values_of(const problem *p, const uint16_t *halves, size_t count)
+{
+    float *values = allocate(count * sizeof *values);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = (float)to_double(p, halves[i]);
+    }
+    return values;
+}
+
 static int is_grad(const problem *p)
 {
     return p->variant.a_source == EPF_GEMM_A_COLUMNS;
@@ -136,7 +146,8 @@ static void make_buffers(const problem *p, buffers *b)
     b->a_rows = gathered ? b->total / 2 + 1 : b->total + 3;
     b->c_rows = is_grad(p) ? p->g * p->m : b->total + 3;
     b->a_size = (size_t)b->a_rows * (size_t)a_columns;
-    b->b_size = is_grad(p) ? (size_t)b->a_rows * (size_t)p->n : (size_t)p->g * (size_t)p->n * (size_t)p->k;
+    b->b_size =
+        is_grad(p) ? (size_t)b->a_rows * (size_t)p->n : (size_t)p->g * (size_t)p->n * (size_t)p->k;
     b->c_size = (size_t)b->c_rows * (size_t)(p->swiglu ? p->n / 2 : p->n);
     b->raw_size = (size_t)b->c_rows * (size_t)p->n;
     b->a = integers(p, b->a_size, 2);
@@ -165,15 +176,18 @@ static void make_buffers(const problem *p, buffers *b)
     if (is_grad(p)) {
         spoil_gaps(p, b, b->b, p->n);
     }
+    b->a_value = values_of(p, b->a, b->a_size);
+    b->b_value = values_of(p, b->b, b->b_size);
 }
 
 static void describe(const problem *p)
 {
-    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d last%d margin%d gap%d rows",
+    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d "
+           "last%d margin%d gap%d rows",
            p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16", p->variant.block_n,
            p->variant.cluster_m, p->variant.cluster_n, p->variant.a_source,
-           p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw, p->row_ptr,
-           p->weight, p->queue, p->short_last, p->sm_margin, p->gap);
+           p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw,
+           p->row_ptr, p->weight, p->queue, p->short_last, p->sm_margin, p->gap);
     for (int g = 0; g < p->g; g++) {
         printf(" %d", p->rows[g]);
     }
@@ -236,7 +250,8 @@ static int run(const problem *p, buffers *b)
         exit(1);
     }
     must(cudaMemcpy(b->c, device[2], b->c_size * 2, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
-    must(cudaMemcpy(b->raw, device[3], b->raw_size * 2, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
+    must(cudaMemcpy(b->raw, device[3], b->raw_size * 2, cudaMemcpyDeviceToHost) == cudaSuccess,
+         "copy");
     must(cudaMemcpy(queue, device[9], sizeof queue, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
     if (queue[0] != 0 || queue[1] != 0) {
         printf("queue is left at %u, %u: ", queue[0], queue[1]);
@@ -258,8 +273,8 @@ static double product(const problem *p, const buffers *b, int g, int row, int co
     const size_t k = (size_t)p->k;
     if (is_grad(p)) {
         for (int r = b->offset[g]; r < b->offset[g] + p->rows[g]; r++) {
-            sum += to_double(p, b->a[(size_t)r * (size_t)p->m + (size_t)row])
-                   * to_double(p, b->b[(size_t)r * n + (size_t)column]);
+            sum += (double)b->a_value[(size_t)r * (size_t)p->m + (size_t)row] *
+                   (double)b->b_value[(size_t)r * n + (size_t)column];
         }
         return sum;
     }
@@ -269,12 +284,13 @@ static double product(const problem *p, const buffers *b, int g, int row, int co
     for (size_t i = 0; i < k; i++) {
         const size_t at = p->variant.b_n_major ? ((size_t)g * k + i) * n + (size_t)column
                                                : ((size_t)g * n + (size_t)column) * k + i;
-        sum += to_double(p, b->a[(size_t)row * k + i]) * to_double(p, b->b[at]);
+        sum += (double)b->a_value[(size_t)row * k + i] * (double)b->b_value[at];
     }
     return sum;
 }
 
-static void expect(const problem *p, uint16_t seen, uint16_t wanted, const char *what, int row, int column)
+static void expect(const problem *p, uint16_t seen, uint16_t wanted, const char *what, int row,
+                   int column)
 {
     const int zeros = (seen | wanted) == 0x8000; /* the sign of zero is left open */
     if (seen == wanted || zeros) {
@@ -294,7 +310,8 @@ static void expect_swiglu(const problem *p, uint16_t seen, double gate, double u
     const double unit = p->variant.dtype == EPF_DTYPE_BF16 ? 1.0 / 256 : 1.0 / 2048;
     const double bound = fabs(exact) * (unit + 1.0 / (1 << 18)) + 1e-7;
     if (!(fabs(to_double(p, seen) - exact) <= bound) && failures++ < 20) {
-        printf("swiglu(%g, %g) * %g is %g, must be %g: ", gate, up, weight, to_double(p, seen), exact);
+        printf("swiglu(%g, %g) * %g is %g, must be %g: ", gate, up, weight, to_double(p, seen),
+               exact);
         describe(p);
     }
 }
@@ -316,7 +333,8 @@ static void check_row(const problem *p, buffers *b, int g, int row, int c_row)
             c[i] = POISON;
         } else if (i < out_n) {
             const uint16_t up = from_float(p, product(p, b, g, row, i + out_n));
-            expect_swiglu(p, c[i], to_double(p, wanted), to_double(p, up), (double)b->weight[c_row]);
+            expect_swiglu(p, c[i], to_double(p, wanted), to_double(p, up),
+                          (double)b->weight[c_row]);
             c[i] = POISON;
         }
     }
@@ -351,6 +369,8 @@ static void run_problem(const problem *p)
         describe(p);
     }
     free(b.a);
+    free(b.a_value);
+    free(b.b_value);
     free(b.b);
     free(b.c);
     free(b.raw);
@@ -362,8 +382,8 @@ static void run_problem(const problem *p)
 /* Row counts, columns and depths around every edge of a tile. */
 static void random_problem(problem *p, const epf_gemm_sm90_variant *variant, int num_sms)
 {
-    static const int edges[] = {0, 1, 7, 15, 16, 17, 48, 63, 64, 65, 100, 127, 128, 129, 191, 192, 193,
-                                255, 256, 257, 300};
+    static const int edges[] = {0,   1,   7,   15,  16,  17,  48,  63,  64,  65, 100,
+                                127, 128, 129, 191, 192, 193, 255, 256, 257, 300};
     static const int widths[] = {8, 16, 56, 64, 72, 128, 136, 248, 256, 264, 384, 512, 520};
     static const int depths[] = {8, 16, 56, 64, 72, 128, 136, 200, 256, 328, 448};
     memset(p, 0, sizeof *p);
@@ -394,8 +414,8 @@ int main(int argc, char **argv)
     const epf_gemm_sm90_variant *variants = epf_gemm_sm90_variants(&num_variants);
     struct cudaDeviceProp device;
 
-    if (cudaGetDeviceCount(&num_devices) != cudaSuccess || num_devices == 0
-        || cudaGetDeviceProperties(&device, 0) != cudaSuccess || device.major != 9) {
+    if (cudaGetDeviceCount(&num_devices) != cudaSuccess || num_devices == 0 ||
+        cudaGetDeviceProperties(&device, 0) != cudaSuccess || device.major != 9) {
         printf("skipped: no device of compute capability 9.0\n");
         return 77;
     }
@@ -407,9 +427,11 @@ int main(int argc, char **argv)
             random_problem(&p, &variants[v], device.multiProcessorCount);
             run_problem(&p);
         }
-        printf("variant %d (dtype %d, 128 x %d, cluster %d x %d, A %d, B %d, to %d): %d problems, %d wrong\n", v,
-               variants[v].dtype, variants[v].block_n, variants[v].cluster_m, variants[v].cluster_n,
-               variants[v].a_source, variants[v].b_n_major, variants[v].epilogue, rounds, failures - before);
+        printf("variant %d (dtype %d, 128 x %d, cluster %d x %d, A %d, B %d, to %d): %d problems, "
+               "%d wrong\n",
+               v, variants[v].dtype, variants[v].block_n, variants[v].cluster_m,
+               variants[v].cluster_n, variants[v].a_source, variants[v].b_n_major,
+               variants[v].epilogue, rounds, failures - before);
     }
     return failures != 0;
 }
