@@ -1,5 +1,5 @@
 /*
- * epf_gemm_store_sm90.cuh: from accumulators to memory; included by epf_gemm_sm90.cuh only.
+ * epf_gemm_store_sm90.cuh: from accumulators to memory; included by epf_gemm_math_sm90.cuh only.
  *
  * A finished tile is rounded to 16 bits at once, which frees the accumulators, and stored later, while the
  * tensor cores work on the next tile.  SwiGLU is computed from the rounded values, so that it gives the same

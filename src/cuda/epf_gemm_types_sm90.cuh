@@ -1,0 +1,124 @@
+/*
+ * epf_gemm_types_sm90.cuh: a grouped GEMM kernel's constants, its shared memory, and the ring of stages.
+ */
+#ifndef EPF_GEMM_TYPES_SM90_CUH
+#define EPF_GEMM_TYPES_SM90_CUH
+
+#include "core/epf_tile.h"
+#include "cuda/epf_gemm_sm90.h"
+#include "cuda/sm90/mbarrier.cuh"
+#include "cuda/sm90/tma.cuh"
+#include "cuda/sm90/wgmma.cuh"
+
+static constexpr int kBlockM = 128;
+static constexpr int kBlockK = EPF_GEMM_BLOCK_K;
+static constexpr int kSlab = EPF_GEMM_SLAB;
+static constexpr int kSlabBytes = kSlab * kBlockK * 2; /* 64 x 64, also one 64-column block of B */
+static constexpr int kThreads = 384;
+static constexpr int kLoadThreads = 128;
+static constexpr int kTaskSlots = 8;
+static constexpr int kNextSlots = 8;
+static constexpr int kFetchAhead =
+    5; /* k-steps before a task's end at which the next one is asked for */
+static constexpr int kOutBytes = EPF_GEMM_STORE_ROWS * 64 * 2; /* a warp's store buffer */
+static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS;    /* of tiles; see build_tables() */
+static constexpr int kMaxSmem = 232448;
+
+template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_,
+          int kEpilogue_>
+struct gemm_config {
+    using T = T_;
+    static constexpr int kBlockN = kBlockN_;
+    static constexpr int kClusterM = kClusterM_;
+    static constexpr int kClusterN = kClusterN_;
+    static constexpr int kCluster = kClusterM * kClusterN;
+    static constexpr bool kGathered = kSource_ == EPF_GEMM_A_GATHERED;
+    static constexpr bool kColumns = kSource_ == EPF_GEMM_A_COLUMNS;
+    static constexpr bool kBNMajor = kBNMajor_;
+    static constexpr bool kRaw = kEpilogue_ == EPF_GEMM_TO_SWIGLU_RAW;
+    static constexpr bool kSwiglu = kEpilogue_ == EPF_GEMM_TO_SWIGLU || kRaw;
+    static constexpr bool kScatter = kEpilogue_ == EPF_GEMM_TO_ROW_PTR;
+    static constexpr int kStages = kBlockN == 256 ? 4 : 6;
+    static constexpr int kBytesA = kBlockM * kBlockK * 2;
+    static constexpr int kBytesB = kBlockN * kBlockK * 2;
+    static constexpr int kStoreParts = 4;
+    static constexpr int kMinSteps =
+        kStoreParts; /* beneath each k-step of a task a part is stored */
+    static constexpr int kPlanThread = kGathered ? 0 : 32; /* which finds the CTA's next task */
+    static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
+    static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
+    static_assert(kStages < kTaskSlots, "a task slot outlives the ring");
+    static_assert(!(kGathered && kClusterN > 1), "gathered rows are not multicast");
+};
+
+/* What the math warpgroups of this CTA need to know of a task. */
+struct gemm_task {
+    int32_t row_begin; /* first row of C                                          */
+    int32_t rows;      /* 0 .. 128, this CTA's                                    */
+    int32_t expert;
+    int32_t n_tile;  /* in units of kBlockN                                     */
+    int32_t num_k;   /* k-steps, at least C::kMinSteps; those past K hold zeros    */
+    int32_t k_begin; /* weight gradient: first of the rows that are K           */
+    int32_t k_rows;  /* weight gradient: their number                           */
+    int32_t end;     /* 1: no task, and none to come                            */
+};
+
+template <class C> struct gemm_smem {
+    uint8_t ring[C::kStages][C::kBytesA + C::kBytesB];
+    uint8_t out[kThreads / 32 - kLoadThreads / 32][kOutBytes]; /* one per math warp */
+    gemm_task task[kTaskSlots];
+    uint64_t full[C::kStages];
+    uint64_t empty[C::kStages];
+    uint64_t next_full[kNextSlots];
+    uint64_t wanted;           /* the load thread nears a task's end   */
+    uint64_t ready;            /* the next task is in its slot, or none */
+    uint32_t next[kNextSlots]; /* index of the cluster's next task */
+    int32_t rows[kMaxGroups];
+    int32_t row_offset[kMaxGroups];
+    int32_t tile_offset[kMaxGroups + 1];
+    int32_t k_rows[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
+    int32_t k_offset[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
+};
+
+/*
+ * Position in the ring of stages, in two rounds of which the phase tells one from the other, and the number
+ * of tasks taken: together, since the math role has no register to spare.
+ */
+template <int kStages> struct gemm_ring {
+    static_assert(2 * kStages <= 16, "the position has four bits");
+    uint32_t packed = 0;
+    __device__ __forceinline__ uint32_t stage() const
+    {
+        return packed % 16 % kStages;
+    }
+    __device__ __forceinline__ uint32_t phase() const
+    {
+        return packed % 16 / kStages;
+    }
+    __device__ __forceinline__ void advance()
+    {
+        packed += packed % 16 == 2 * kStages - 1 ? 1 - 2 * kStages : 1;
+    }
+    __device__ __forceinline__ uint32_t tasks() const
+    {
+        return packed / 16;
+    }
+    __device__ __forceinline__ void count_task()
+    {
+        packed += 16;
+    }
+};
+
+/* Where fused kernels differ from the plain one. */
+struct gemm_no_hooks {
+    /* Load thread, before the task's first load: returns when its rows of A may be read. */
+    static __device__ __forceinline__ void before_loads(const epf_gemm_sm90_args &,
+                                                        const gemm_task &)
+    {}
+    /* Each math warp, after it stored its rows [row, row + rows) of the task. */
+    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
+                                                       const gemm_task &, int, int)
+    {}
+};
+
+#endif
