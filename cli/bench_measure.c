@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/epf_phase_args.h"
 #include "api/epf_unfused.h"
 #include "base/epf_alloc.h"
 #include "base/epf_clock.h"
@@ -205,6 +206,8 @@ static epf_status run_dispatch(bench_rank *b, bool is_profiled)
     a.input = b->input;
     a.weight = b->weight;
     a.packed_weight = b->w1;
+    a.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    a.gemm_group_size_m = EPF_LAYER_GROUP_M;
     a.use_block_wise_barrier = true;
     a.enable_profiler = is_profiled;
     a.profile_file_name = PROFILE_NAME "_dispatch";
@@ -226,6 +229,8 @@ static epf_status run_combine(bench_rank *b, int32_t mode, bool is_profiled)
     a.gemm_input_data = rows_tensor(b, &b->hidden, b->problem->intermediate);
     a.packed_weight = b->w2;
     a.combine_output = b->output;
+    a.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    a.gemm_group_size_m = EPF_LAYER_GROUP_M;
     a.combine_mode = mode;
     a.enable_profiler = is_profiled;
     a.profile_file_name = PROFILE_NAME "_combine";

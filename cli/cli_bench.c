@@ -313,6 +313,9 @@ static epf_status write_lines(const char *path, const bench_problem *p, const be
     }
     for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
         const double spread[2] = {r->us_low[op], r->us_high[op]};
+        if (op == BENCH_UNFUSED_SWIGLU && !p->gated) {
+            continue; /* there is none */
+        }
         is_bad = write_line(f, p, r, bench_op_name((bench_op)op), r->us[op], spread,
                             work_of(p, r, (bench_op)op)) < 0 ||
                  is_bad;

@@ -119,6 +119,8 @@ static epf_status forward_dispatch(epf_op *op, epf_layer_context *c,
     d.packed_weight = a->weights.packed_w13;
     d.comm_buffer_id = a->comm_buffer_id;
     d.num_tail_sms = a->num_tail_sms;
+    d.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    d.gemm_group_size_m = EPF_LAYER_GROUP_M;
     d.use_block_wise_barrier = a->use_block_wise_barrier;
     d.activation = EPF_ACTIVATION_SWIGLU;
     d.keep_gemm_output = a->keep_for_backward;
@@ -147,6 +149,8 @@ static epf_status forward_combine(epf_op *op, epf_layer_context *c, const epf_la
     g.gemm_weight = a->weights.w2;
     g.packed_weight = a->weights.packed_w2;
     g.comm_buffer_id = a->comm_buffer_id;
+    g.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    g.gemm_group_size_m = EPF_LAYER_GROUP_M;
     g.combine_mode = a->combine_mode;
     g.combine_output = a->output;
     if (a->enable_profiler) {
@@ -294,6 +298,8 @@ static epf_status backward_dispatch(epf_op *op, epf_layer_context *c,
         d.gemm_weight_reduce_last_dim = false;
     }
     d.comm_buffer_id = a->comm_buffer_id;
+    d.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    d.gemm_group_size_m = EPF_LAYER_GROUP_M;
     d.use_block_wise_barrier = true;
     EPF_TRY(reserve(c, &c->grad_hidden, op->config.dtype, c->intermediate, &d.gemm_output_data));
     if (epf_tensor_given(&a->grad_w2)) {
@@ -344,6 +350,8 @@ static epf_status backward_combine(epf_op *op, epf_layer_context *c,
         g.gemm_weight_reduce_last_dim = false;
     }
     g.comm_buffer_id = a->comm_buffer_id;
+    g.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    g.gemm_group_size_m = EPF_LAYER_GROUP_M;
     g.combine_mode = a->combine_mode;
     g.combine_output = a->grad_input;
     g.output_gate = a->grad_weight;

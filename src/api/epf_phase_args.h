@@ -7,6 +7,10 @@
 #include "api/epf_layout.h"
 #include "api/epf_weight.h"
 
+/* What the layer and the bench ask for: on a CPU larger tiles and sweeps than the operations' defaults read less
+ * from the shared cache (docs/PERFORMANCE.md). */
+enum { EPF_LAYER_BLOCK_M = 256, EPF_LAYER_GROUP_M = 8 };
+
 /* The knobs of a grouped GEMM as both argument structs have them. */
 typedef struct epf_gemm_knobs {
     bool input_reduce_last_dim;

@@ -5,13 +5,13 @@
 
 #include "api/epf_phase_args.h"
 
-/* What the phases have in common; tokens move in the tasks the public defaults would make. */
+/* What the phases have in common: the layer's tiles, and the public defaults of how tokens move. */
 static void fill(epf_op *op, const epf_layout *layout, const epf_weight *weight, int32_t kind,
                  epf_call *call)
 {
     epf_gemm_knobs knobs;
     memset(&knobs, 0, sizeof knobs);
-    knobs.group_size_m = 3;
+    knobs.group_size_m = EPF_LAYER_GROUP_M;
     knobs.num_warps = 16;
     epf_op_fill_call(op, &op->sets[0], call);
     call->phase.kind = kind;
@@ -30,7 +30,7 @@ epf_status epf_unfused_dispatch(epf_op *op, epf_layout *layout, const epf_tensor
                                 const epf_tensor *weight, const char *profile)
 {
     epf_call call;
-    EPF_TRY(epf_layout_tile(layout, EPF_AUTO));
+    EPF_TRY(epf_layout_tile(layout, EPF_LAYER_BLOCK_M));
     EPF_TRY(epf_op_reserve_rows(op, &op->sets[0], layout));
     EPF_TRY(epf_op_next_epoch(op));
     fill(op, layout, NULL, EPF_PHASE_DISPATCH, &call);
@@ -65,6 +65,7 @@ epf_status epf_unfused_gemm(epf_op *op, epf_layout *layout, const epf_weight *we
                             epf_rows input, epf_rows output, const char *profile)
 {
     epf_call call;
+    EPF_TRY(epf_layout_tile(layout, EPF_LAYER_BLOCK_M));
     EPF_TRY(epf_op_next_epoch(op)); /* on all ranks, though they do not talk */
     fill(op, layout, weight, EPF_PHASE_GEMM, &call);
     call.gemm_input = input;
@@ -76,6 +77,7 @@ epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor 
                                const char *profile)
 {
     epf_call call;
+    EPF_TRY(epf_layout_tile(layout, EPF_LAYER_BLOCK_M));
     EPF_TRY(epf_op_next_epoch(op));
     fill(op, layout, NULL, EPF_PHASE_COMBINE_SERIAL, &call);
     call.phase.tiles.num_n_tiles = 0; /* no GEMM task: worker 0 signals the barrier at once */

@@ -18,7 +18,8 @@ epf_status epf_error_set(epf_status status, const char *format, ...)
 /* The calling thread's last recorded text; "" if none. */
 const char *epf_error_text(void);
 
-#define EPF_FAIL(status, ...) epf_error_set((status), __VA_ARGS__)
+/* The status stands in the expression itself, so that compilers see it is not EPF_OK. */
+#define EPF_FAIL(status, ...) ((void)epf_error_set((status), __VA_ARGS__), (status))
 
 #define EPF_CHECK_ARG(condition, ...)                    \
     do {                                                 \

@@ -150,7 +150,7 @@ static epf_status read_job(const struct family *family, get_variable *get, epf_e
 static epf_status check_one_machine(const struct family *family, get_variable *get,
                                     const epf_env *env)
 {
-    int32_t number;
+    int32_t number = 0;
     const char *nodes = first_set(get, family->num_nodes);
     if (family->local_size != NULL && get(family->local_size) != NULL) {
         EPF_TRY(read_number(get, family->local_size, 1, &number));
