@@ -208,11 +208,10 @@ static epf_status allocate(epf_gemm_weight *w)
     return EPF_OK;
 }
 
-epf_status epf_gemm_weight_create(const epf_gemm_weight_desc *desc, epf_gemm_weight **weight)
+static epf_status create(const epf_gemm_weight_desc *desc, epf_gemm_weight **weight)
 {
     epf_status st = EPF_OK;
     epf_gemm_weight *w;
-    EPF_CHECK_ARG(desc != NULL && weight != NULL, "epf_gemm_weight_create: NULL argument");
     w = epf_alloc(1, sizeof *w);
     if (w == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "GEMM weight: %zu bytes", sizeof *w);
@@ -234,6 +233,51 @@ epf_status epf_gemm_weight_create(const epf_gemm_weight_desc *desc, epf_gemm_wei
 
 err_weight:
     epf_gemm_weight_destroy(w);
+    return st;
+}
+
+/* Multiplies once by the first and the last panel: EPF_E_UNSUPPORTED where the provider will not serve them. */
+static epf_status try_panels(const epf_gemm_weight *w)
+{
+    enum { TRIAL_ROWS = 64 };
+    epf_gemm_tile_args args = {.m = TRIAL_ROWS, .lda = w->desc.k, .ldc = w->info.block_n};
+    void *const a = epf_alloc((size_t)(TRIAL_ROWS * w->desc.k), sizeof(float));
+    epf_gemm_scratch *scratch = NULL;
+    epf_status st = epf_gemm_scratch_create(&scratch);
+    args.a = a;
+    args.c = epf_alloc((size_t)TRIAL_ROWS * (size_t)w->info.block_n, sizeof *args.c);
+    if (st == EPF_OK && (a == NULL || args.c == NULL)) {
+        st = EPF_FAIL(EPF_E_NO_MEMORY, "GEMM weight: trial of k %lld", (long long)w->desc.k);
+    }
+    for (int32_t i = 0; i < 2 && st == EPF_OK; i++) {
+        args.n_tile = i == 0 ? 0 : w->info.num_n_tiles - 1;
+        st = epf_gemm_tile(w, &args, scratch);
+    }
+    epf_gemm_scratch_destroy(scratch);
+    epf_free(args.c);
+    epf_free(a);
+    return st;
+}
+
+epf_status epf_gemm_weight_create(const epf_gemm_weight_desc *desc, epf_gemm_weight **weight)
+{
+    epf_status st = EPF_E_UNSUPPORTED;
+    EPF_CHECK_ARG(desc != NULL && weight != NULL, "epf_gemm_weight_create: NULL argument");
+    for (int32_t index = 0; st == EPF_E_UNSUPPORTED; index++) {
+        epf_gemm_weight_desc tried = *desc;
+        epf_gemm_weight *w = NULL;
+        if (!epf_dtype_is_token((int32_t)desc->dtype) || epf_gemm_kind_name(desc->kind) == NULL) {
+            return create(desc, weight); /* says what is wrong */
+        }
+        EPF_TRY(epf_gemm_choice(desc->kind, desc->dtype, index, &tried.kind));
+        st = create(&tried, &w);
+        st = st == EPF_OK ? try_panels(w) : st;
+        if (st == EPF_OK) {
+            *weight = w;
+        } else {
+            epf_gemm_weight_destroy(w);
+        }
+    }
     return st;
 }
 

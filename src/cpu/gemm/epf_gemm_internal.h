@@ -55,6 +55,11 @@ typedef struct epf_gemm_provider {
     epf_status (*multiply)(const epf_gemm_product *product, epf_gemm_scratch *scratch);
 } epf_gemm_provider;
 
+/* The index-th kind to try for what was asked: that kind alone, or for AUTO all that serve dtype, best first.
+ * EPF_E_UNSUPPORTED when there are no more.  A library may refuse a shape whose rows it would not sum alike. */
+epf_status epf_gemm_choice(epf_gemm_kind asked, epf_dtype dtype, int32_t index,
+                           epf_gemm_kind *kind);
+
 /* The provider of a kind that is not AUTO; NULL if it is not compiled in. */
 const epf_gemm_provider *epf_gemm_provider_get(epf_gemm_kind kind);
 /* The provider that serves (kind, dtype) here, AUTO and the environment resolved. */

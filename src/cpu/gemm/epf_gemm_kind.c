@@ -71,17 +71,24 @@ static void query_one(epf_gemm_kind kind, epf_dtype dtype, epf_gemm_provider_inf
     provider->query(dtype, info);
 }
 
-/* The first native provider, else the first usable one; the portable one is always usable. */
-static void query_auto(epf_dtype dtype, epf_gemm_provider_info *info)
+/* The index-th choice for a type: native providers first, then those that widen; false: no more. */
+static bool query_choice(epf_dtype dtype, int32_t index, epf_gemm_provider_info *info)
 {
     for (int widened = 0; widened <= 1; widened++) {
         for (int i = 0; i < NUM_KINDS; i++) {
             query_one(preference[widened][i], dtype, info);
-            if (info->usable && (int)info->widened == widened) {
-                return;
+            if (info->usable && (int)info->widened == widened && index-- == 0) {
+                return true;
             }
         }
     }
+    return false;
+}
+
+/* The portable provider is always usable: there is a first choice. */
+static void query_auto(epf_dtype dtype, epf_gemm_provider_info *info)
+{
+    (void)query_choice(dtype, 0, info);
 }
 
 static epf_status kind_from_environment(epf_gemm_kind *kind)
@@ -124,5 +131,20 @@ epf_status epf_gemm_provider_resolve(epf_gemm_kind kind, epf_dtype dtype,
     }
     *provider = epf_gemm_provider_get(info.kind);
     *widened = info.widened;
+    return EPF_OK;
+}
+
+epf_status epf_gemm_choice(epf_gemm_kind asked, epf_dtype dtype, int32_t index, epf_gemm_kind *kind)
+{
+    epf_gemm_provider_info info;
+    EPF_TRY(kind_from_environment(&asked));
+    if (asked != EPF_GEMM_AUTO && index == 0) {
+        *kind = asked;
+        return EPF_OK;
+    }
+    if (asked != EPF_GEMM_AUTO || !query_choice(dtype, index, &info)) {
+        return EPF_E_UNSUPPORTED; /* what the last one said stands */
+    }
+    *kind = info.kind;
     return EPF_OK;
 }

@@ -186,22 +186,33 @@ static epf_status add_chunk(const tn_job *job, int64_t row0)
     return job->provider->multiply(&product, job->scratch);
 }
 
-epf_status epf_gemm_tn(const epf_gemm_tn_args *args, epf_gemm_scratch *scratch)
+static epf_status run(const epf_gemm_tn_args *args, epf_gemm_kind kind, epf_gemm_scratch *scratch)
 {
     tn_job job = {.args = args, .scratch = scratch};
     bool widened;
-    EPF_CHECK_ARG(args != NULL && scratch != NULL, "epf_gemm_tn: NULL argument");
-    EPF_TRY(check_args(args));
-    EPF_TRY(epf_gemm_provider_resolve(args->kind, args->dtype, &job.provider, &widened));
+    EPF_TRY(epf_gemm_provider_resolve(kind, args->dtype, &job.provider, &widened));
     job.compute = widened ? EPF_DTYPE_F32 : args->dtype;
     job.element = epf_dtype_bytes((int32_t)job.compute);
+    for (int64_t row0 = 0; row0 < args->rows; row0 += CHUNK_ROWS) {
+        EPF_TRY(add_chunk(&job, row0));
+    }
+    return EPF_OK;
+}
+
+epf_status epf_gemm_tn(const epf_gemm_tn_args *args, epf_gemm_scratch *scratch)
+{
+    epf_status st = EPF_E_UNSUPPORTED;
+    EPF_CHECK_ARG(args != NULL && scratch != NULL, "epf_gemm_tn: NULL argument");
+    EPF_TRY(check_args(args));
     if (args->rows == 0) {
         for (int64_t row = 0; row < args->m; row++) {
             memset(args->c + row * args->ldc, 0, (size_t)args->n * sizeof(float));
         }
     }
-    for (int64_t row0 = 0; row0 < args->rows; row0 += CHUNK_ROWS) {
-        EPF_TRY(add_chunk(&job, row0));
+    for (int32_t index = 0; st == EPF_E_UNSUPPORTED; index++) {
+        epf_gemm_kind kind;
+        EPF_TRY(epf_gemm_choice(args->kind, args->dtype, index, &kind));
+        st = run(args, kind, scratch);
     }
-    return EPF_OK;
+    return st;
 }
