@@ -264,6 +264,7 @@ static epf_status run(combine *c)
     EPF_TRY(epf_op_reserve_rows(c->op, c->set, c->args.layout));
     EPF_TRY(epf_op_next_epoch(c->op));
     fill(c);
+    c->set->combine_epoch = c->op->epoch;
     return epf_phase_run(c->op, &c->call, &c->knobs);
 }
 

@@ -343,6 +343,7 @@ void epf_op_fill_call(const epf_op *op, const epf_buffer_set *set, epf_call *cal
     call->control = op->control->base;
     call->set = set->window->base;
     call->phase.epoch = op->epoch;
+    call->phase.free_epoch = set->combine_epoch + 1;
     call->phase.num_ranks = op->shape.num_ranks;
     call->phase.num_workers = epf_exec_num_workers(op->exec) - op->config.sm_margin;
 }
@@ -362,6 +363,9 @@ static void zero_own_words(epf_op *op)
     memset(op->control->base[rank], 0, (size_t)op->control_map.posted_head);
     for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
         memset(op->sets[i].window->base[rank], 0, (size_t)op->sets[i].map.recv_weight);
+    }
+    for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
+        op->sets[i].combine_epoch = 0;
     }
     epf_exec_zero(op->exec);
     op->epoch = 0;

@@ -20,6 +20,7 @@ typedef struct epf_memory {
 
 typedef struct epf_buffer_set {
     epf_set_map map;
+    uint32_t combine_epoch; /* of the last combine with this set */
     epf_window *window;     /* NULL until sync */
     epf_memory gemm_output; /* results for which the caller brought no tensor */
     epf_memory combine_output;

@@ -82,5 +82,6 @@ epf_status epf_unfused_combine(epf_op *op, epf_layout *layout, const epf_tensor 
     fill(op, layout, NULL, EPF_PHASE_COMBINE_SERIAL, &call);
     call.phase.tiles.num_n_tiles = 0; /* no GEMM task: worker 0 signals the barrier at once */
     call.combine_output = epf_rows_of(output);
+    op->sets[0].combine_epoch = op->epoch;
     return run(op, &call, profile);
 }

@@ -9,19 +9,24 @@
  *   DISPATCH  num_warps slots           entered[d] of each destination   recv_flag[row] on d
  *   EXPAND    the rows of M-tile t      recv_flag of each row            tile_ready[t], expert_ready[e]
  *   GEMM      one (M-tile, N-tile)      dispatch: tile_ready[t] or expert_ready[e]
- *                                       combine: entered[all]            tile_done[t] or gemm_done
+ *                                       combine: entered[all], of a call
+ *                                       after the set's last combine     tile_done[t] or gemm_done
  *                                       alone: nothing                   nothing
  *   SCATTER   M-tile t, all columns     tile_done[t] = N-tiles           combine_flag[slot] on the owner
  *   GRAD      one weight-gradient tile  nothing
- *   REDUCE    num_warps tokens          fuse_scatter: combine_flag of each slot kept
+ *   REDUCE    num_warps tokens          entered of the ranks it hears from, then
+ *                                       fuse_scatter: combine_flag of each slot kept
  *                                       serial: barrier[all]
  *
  * The worker that brings gemm_done to the number of GEMM tasks (serial) signals barrier on all ranks; with
  * no GEMM task, worker 0 does.  Where the epilogue writes to the owners itself (`direct`), the worker
  * that brings tile_done[t] to the number of N-tiles signals combine_flag of the tile's rows.
  *
- * Entered      A rank that stores entered = epoch on its peers has ended all calls before: its buffers
- *              of the set may be written, and what it pulled from others may be overwritten.
+ * Entered      A rank that stores entered = epoch on its peers has ended all calls before: what they brought
+ *              it may be overwritten, and so may what it pulled.  Receive rows belong to the caller until the
+ *              next call, so DISPATCH waits for this call's epoch.  Combine's buffers live inside a combine
+ *              only: it is enough that a peer has entered any call after the last combine of the set
+ *              (free_epoch), so a rank may bring rows back to one that is still multiplying.
  * No deadlock  entered is stored before a rank waits for anything.  DISPATCH waits for entered only;
  *              EXPAND for DISPATCH of all ranks; GEMM for EXPAND of its rank; SCATTER for GEMM of its
  *              rank; REDUCE for SCATTER or GEMM of all ranks.  Every rank has a worker whose first
@@ -78,6 +83,7 @@ typedef struct epf_phase {
     int32_t num_workers;      /* of this rank */
     int32_t num_comm_workers; /* dispatch: >= 1 that start with DISPATCH; scatter: with SCATTER */
     int32_t num_tail_workers; /* dispatch: that start with EXPAND; scatter: with REDUCE */
+    uint32_t free_epoch;      /* combine: who entered this or a later call has left the buffers */
     bool block_wise;          /* dispatch: GEMM waits for its own M-tile, not its expert */
     bool direct;              /* scatter: the GEMM's epilogue writes to the owners */
     int32_t slots_per_task;
@@ -192,6 +198,7 @@ EPF_HD epf_need epf_phase_need(const epf_phase *p, int32_t task_class, int64_t i
     } else if (task_class == EPF_TASK_GEMM && epf_phase_is_combine(p)) {
         need.object = EPF_OBJECT_ENTERED;
         need.end = p->num_ranks;
+        need.at_least = epf_word(p->free_epoch, 0);
     } else if (task_class == EPF_TASK_SCATTER) {
         need.object = EPF_OBJECT_TILE_DONE;
         need.begin = index;

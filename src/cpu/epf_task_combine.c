@@ -157,23 +157,34 @@ static void sum_token(const epf_call *call, int64_t token)
     }
 }
 
-static epf_status wait_slots(epf_worker *worker, int64_t begin, int64_t end)
+/* A rank is in this call, and in the same as we; then its rows are waited for. */
+static epf_status wait_slot(epf_worker *worker, int64_t slot)
 {
     const epf_call *const call = worker->exec->call;
-    if (call->phase.kind != EPF_PHASE_COMBINE_SCATTER) {
-        return EPF_OK;
+    const int32_t owner = call->topk_idx[slot] / call->shape.num_local;
+    const epf_need entered = epf_phase_need_entered(&call->phase, owner);
+    const epf_need flag = epf_phase_need_slot(&call->phase, slot);
+    const epf_status st = epf_worker_wait(worker, &entered, owner);
+    return st == EPF_OK ? epf_worker_wait(worker, &flag, owner) : st;
+}
+
+/* What a run of slots needs before it is summed. */
+static epf_status wait_slots(epf_worker *worker, const epf_need *whole, int64_t begin, int64_t end)
+{
+    const epf_call *const call = worker->exec->call;
+    epf_need entered = epf_phase_need_entered(&call->phase, 0);
+    epf_status st = EPF_OK;
+    if (call->phase.kind == EPF_PHASE_COMBINE_SERIAL) {
+        entered.end = call->phase.num_ranks;
+        st = epf_worker_wait(worker, &entered, EPF_WAIT_ANY_RANK);
+        return st == EPF_OK ? epf_worker_wait(worker, whole, EPF_WAIT_ANY_RANK) : st;
     }
-    for (int64_t slot = begin; slot < end; slot++) {
+    for (int64_t slot = begin; slot < end && st == EPF_OK; slot++) {
         if (!epf_route_is_dropped(call->topk_idx[slot], call->shape.num_experts)) {
-            const epf_need need = epf_phase_need_slot(&call->phase, slot);
-            const epf_status st =
-                epf_worker_wait(worker, &need, call->topk_idx[slot] / call->shape.num_local);
-            if (st != EPF_OK) {
-                return st;
-            }
+            st = wait_slot(worker, slot);
         }
     }
-    return EPF_OK;
+    return st;
 }
 
 epf_status epf_task_reduce(epf_worker *worker, int64_t index)
@@ -186,10 +197,7 @@ epf_status epf_task_reduce(epf_worker *worker, int64_t index)
     const epf_need need = epf_phase_need(&call->phase, EPF_TASK_REDUCE, index);
     epf_prof_record *rec = epf_prof_begin(
         worker->lane, is_serial ? EPF_PROF_BARRIER_ALL : EPF_PROF_COMBINE_WAIT, (int32_t)index);
-    epf_status st = epf_worker_wait(worker, &need, EPF_WAIT_ANY_RANK);
-    if (st == EPF_OK) {
-        st = wait_slots(worker, begin * s->topk, end * s->topk);
-    }
+    const epf_status st = wait_slots(worker, &need, begin * s->topk, end * s->topk);
     if (st != EPF_OK) {
         return st;
     }

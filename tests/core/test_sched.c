@@ -282,6 +282,7 @@ static void make_phase(uint64_t *seed, int32_t r, int32_t kind, int32_t num_loca
     p->kind = kind;
     p->epoch = epoch;
     p->num_ranks = num_ranks;
+    p->free_epoch = (uint32_t)core_pick(seed, 1, (int32_t)epoch);
     p->num_workers = workers;
     p->block_wise = core_pick(seed, 0, 1) == 1;
     p->slots_per_task = core_pick(seed, 1, 8);
