@@ -33,9 +33,6 @@
 #ifndef EPFUSE_H
 #define EPFUSE_H
 
-/* Fields and what they mean are aligned by hand. */
-/* clang-format off */
-
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -67,17 +64,17 @@ EPF_API const char *epf_status_name(epf_status status);
 EPF_API const char *epf_last_error(void);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* Tensors                                                                                          */
+/* Tensors */
 /* ---------------------------------------------------------------------------------------------- */
 
 enum { EPF_MAX_DIMS = 4 };
 
 typedef struct epf_tensor {
-    void *data;                   /* aligned to its elements; inputs are never written through it    */
-    int32_t dtype;                /* epf_dtype                                                       */
-    int32_t ndim;                 /* 1 .. EPF_MAX_DIMS; 0: not given                                 */
-    int64_t shape[EPF_MAX_DIMS];  /* elements                                                        */
-    int64_t stride[EPF_MAX_DIMS]; /* elements; of the last dimension 1                               */
+    void *data;                   /* aligned to its elements; inputs are never written through it */
+    int32_t dtype;                /* epf_dtype */
+    int32_t ndim;                 /* 1 .. EPF_MAX_DIMS; 0: not given */
+    int64_t shape[EPF_MAX_DIMS];  /* elements */
+    int64_t stride[EPF_MAX_DIMS]; /* elements; of the last dimension 1 */
 } epf_tensor;
 
 /**
@@ -90,7 +87,7 @@ EPF_API epf_status epf_tensor_make(epf_tensor *tensor, void *data, epf_dtype dty
                                    const int64_t *shape);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* Group: the ranks                                                                                 */
+/* Group: the ranks */
 /* ---------------------------------------------------------------------------------------------- */
 
 /** One rank's handle on its group.  Every rank has its own. */
@@ -103,12 +100,12 @@ typedef struct epf_group epf_group;
 typedef int (*epf_all_gather_fn)(void *context, const void *send, void *recv, size_t bytes);
 
 typedef struct epf_group_config {
-    uint32_t struct_size;         /* set by epf_group_config_init()                                  */
-    int32_t rank;                 /* of this process; -1 (default): from the environment             */
-    int32_t num_ranks;            /* W; 0 (default): from the environment                            */
-    uint64_t timeout_ns;          /* bound on every wait; default 100 s; 0 is invalid                */
-    epf_all_gather_fn all_gather; /* how ranks find each other; NULL (default): the environment      */
-    void *all_gather_context;     /* handed to all_gather                                            */
+    uint32_t struct_size;         /* set by epf_group_config_init() */
+    int32_t rank;                 /* of this process; -1 (default): from the environment */
+    int32_t num_ranks;            /* W; 0 (default): from the environment */
+    uint64_t timeout_ns;          /* bound on every wait; default 100 s; 0 is invalid */
+    epf_all_gather_fn all_gather; /* how ranks find each other; NULL (default): the environment */
+    void *all_gather_context;     /* handed to all_gather */
 } epf_group_config;
 
 EPF_API epf_status epf_group_config_init_sized(epf_group_config *config, size_t struct_size);
@@ -149,7 +146,7 @@ EPF_API int32_t epf_group_num_ranks(const epf_group *group);
 EPF_API_VOID void epf_group_destroy(epf_group *group);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* Operator                                                                                         */
+/* Operator */
 /* ---------------------------------------------------------------------------------------------- */
 
 typedef enum epf_backend { EPF_BACKEND_CPU = 1 } epf_backend;
@@ -166,25 +163,25 @@ typedef enum epf_gemm_library {
 typedef struct epf_op epf_op;
 
 typedef struct epf_op_config {
-    uint32_t struct_size;         /* set by epf_op_config_init()                                     */
-    int32_t backend;              /* epf_backend; default EPF_BACKEND_CPU                            */
-    int32_t max_tokens;           /* T_max; required, >= 1; equal on every rank                      */
-    int32_t hidden;               /* H; required, a multiple of 8                                    */
-    int32_t topk;                 /* K; required, 1..32                                              */
-    int32_t num_tot_experts;      /* E; required, W divides it                                       */
-    int32_t dtype;                /* epf_dtype of tokens: BF16 (default), F16, F32                   */
-    int32_t weight_dtype;         /* epf_dtype of routing weights and gates: F32 (default), BF16     */
-    int32_t num_sm;               /* workers that move tokens first; default EPF_AUTO: all of them   */
-    int32_t sm_margin;            /* workers started but held back; default 0                        */
-    int32_t duplicate_comm_buffer; /* sets of communication buffers, 1..8; default 1                 */
-    double capacity;              /* rows per buffer = ceil(T_max K min(capacity, W)); default 4     */
-    int32_t fwd_gemm_block_size_n; /* N of a GEMM tile; default 256; a multiple of 8, at most 4096   */
-    bool need_reversed_token_scatter_idx; /* expose that field of the layout; default false          */
-    bool lazy;                    /* take memory in epf_op_sync() only; default false                */
-    bool allow_regrow;            /* buffers grow when a call needs more rows; default true          */
-    int32_t num_workers;          /* threads of this rank, the caller's included; EPF_AUTO: its share of cores */
-    bool pin_workers;             /* pin the threads, but not the caller's, to this rank's cores; default false */
-    int32_t gemm_library;         /* epf_gemm_library; default AUTO                                  */
+    uint32_t struct_size;    /* set by epf_op_config_init() */
+    int32_t backend;         /* epf_backend; default EPF_BACKEND_CPU */
+    int32_t max_tokens;      /* T_max; required, >= 1; equal on every rank */
+    int32_t hidden;          /* H; required, a multiple of 8 */
+    int32_t topk;            /* K; required, 1..32 */
+    int32_t num_tot_experts; /* E; required, W divides it */
+    int32_t dtype;           /* epf_dtype of tokens: BF16 (default), F16, F32 */
+    int32_t weight_dtype;    /* epf_dtype of routing weights and gates: F32 (default), BF16 */
+    int32_t num_sm;          /* workers that move tokens first; default EPF_AUTO: all of them */
+    int32_t sm_margin;       /* workers started but held back; default 0 */
+    int32_t duplicate_comm_buffer; /* sets of communication buffers, 1..8; default 1 */
+    double capacity;               /* rows per buffer = ceil(T_max K min(capacity, W)); default 4 */
+    int32_t fwd_gemm_block_size_n; /* N of a GEMM tile; default 256; a multiple of 8 <= 4096 */
+    bool need_reversed_token_scatter_idx; /* expose that field of the layout; default false */
+    bool lazy;                            /* take memory in epf_op_sync() only; default false */
+    bool allow_regrow;   /* buffers grow when a call needs more rows; default true */
+    int32_t num_workers; /* threads, the caller's included; EPF_AUTO: its share of cores */
+    bool pin_workers;    /* pin all threads but the caller's to cores of this rank; default false */
+    int32_t gemm_library; /* epf_gemm_library; default AUTO */
 } epf_op_config;
 
 EPF_API epf_status epf_op_config_init_sized(epf_op_config *config, size_t struct_size);
@@ -268,19 +265,19 @@ EPF_API epf_status epf_op_send_buffer(epf_op *op, int32_t comm_buffer_id, epf_te
 EPF_API epf_status epf_op_gate_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *buffer);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* Preprocess and the layout                                                                        */
+/* Preprocess and the layout */
 /* ---------------------------------------------------------------------------------------------- */
 
 /** What travels where: a pure function of all ranks' routing (EPAllToAllLayoutDesc of the original). */
 typedef struct epf_layout epf_layout;
 
 typedef struct epf_preprocess_args {
-    uint32_t struct_size;             /* set by epf_preprocess_args_init()                           */
-    epf_tensor exp_indices;           /* [T, K] int32: expert of each slot; E or -1: dropped         */
-    epf_tensor full_scatter_indices;  /* [T, K] int32, optional: global row of each slot that is sent,
-                                         the ranks' buffers laid end to end                          */
+    uint32_t struct_size;             /* set by epf_preprocess_args_init() */
+    epf_tensor exp_indices;           /* [T, K] int32: expert of each slot; E or -1: dropped */
+    epf_tensor full_scatter_indices;  /* [T, K] int32, optional: row of each slot sent, counted
+                                        over all ranks' buffers laid end to end */
     epf_tensor local_scatter_indices; /* [T, K] int32, optional: stable position of each slot among
-                                         this rank's slots sorted by expert id                       */
+                                         this rank's slots sorted by expert id */
 } epf_preprocess_args;
 
 EPF_API epf_status epf_preprocess_args_init_sized(epf_preprocess_args *args, size_t struct_size);
@@ -302,29 +299,29 @@ EPF_API epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, e
 
 /** Read-only arrays of a layout; valid until it is filled again or destroyed. */
 typedef struct epf_layout_view {
-    int32_t num_dispatch_token_cur_rank;        /* T of this rank                                    */
-    int32_t num_recv_rows;                      /* R of this rank                                    */
-    int32_t max_recv_rows;                      /* largest R of any rank                             */
-    const int32_t *recv_buf_offset_per_expert;  /* [W, L, W]  first row on rank i, expert j, from rank k */
-    const int32_t *recv_buf_tokens_per_expert;  /* [W, L]     rows of each rank's local experts      */
-    const int32_t *num_recv_tokens_per_rank;    /* [W]        R of every rank                        */
-    const int32_t *num_input_tokens_per_rank;   /* [W]        T of every rank                        */
-    const int32_t *topk_indices_tensor;         /* [1, T_max, K]  expert ids; -1 past T              */
-    const int32_t *token_dst_scatter_idx;       /* [1, T_max, K]  row on the destination; -1 dropped */
-    const int32_t *token_sort_indices;          /* [1, T_max * K] slots in sending order: by (local expert,
-                                                   destination, slot); -1 past the last               */
-    const int32_t *reversed_token_scatter_idx;  /* [W * T_max * K, 2]  (slot, source rank) of each row;
-                                                   -1 past R; NULL unless the config asked for it     */
-    int32_t block_m;                            /* rows of a tile in the tables below, which follow
-                                                   the gemm_block_size_m of the layout's last call   */
-    int32_t num_tiles_total;                    /* M_grid                                            */
-    const int32_t *expert_ids;                  /* [M_grid]   local expert of each M-tile            */
-    const int32_t *split_size;                  /* [L]        rows of each local expert              */
-    const int32_t *split_size_cum;              /* [M_grid]   first row of that tile's expert        */
-    const int32_t *split_size_cum_per_expert;   /* [L]        exclusive prefix sum of split_size     */
-    const int32_t *tile_num;                    /* [M_grid]   tiles of that tile's expert            */
-    const int32_t *tile_num_cum;                /* [M_grid]   inclusive prefix sum of tiles          */
-    const int32_t *expert_tile_offset;          /* [L]        exclusive prefix sum of tiles          */
+    int32_t num_dispatch_token_cur_rank;       /* T of this rank */
+    int32_t num_recv_rows;                     /* R of this rank */
+    int32_t max_recv_rows;                     /* largest R of any rank */
+    const int32_t *recv_buf_offset_per_expert; /* [W, L, W]  first row: rank, expert, source */
+    const int32_t *recv_buf_tokens_per_expert; /* [W, L]     rows of each rank's local experts */
+    const int32_t *num_recv_tokens_per_rank;   /* [W]        R of every rank */
+    const int32_t *num_input_tokens_per_rank;  /* [W]        T of every rank */
+    const int32_t *topk_indices_tensor;        /* [1, T_max, K]  expert ids; -1 past T */
+    const int32_t *token_dst_scatter_idx; /* [1, T_max, K]  row on the destination; -1 dropped */
+    const int32_t *token_sort_indices; /* [1, T_max * K] slots in sending order: by (local expert,
+                                                   destination, slot); -1 past the last */
+    const int32_t *reversed_token_scatter_idx; /* [W * T_max * K, 2] (slot, source) of each row;
+                                                  -1 past R; NULL unless asked for */
+    int32_t block_m;                           /* rows of a tile in the tables below, which follow
+                                                   the gemm_block_size_m of the layout's last call */
+    int32_t num_tiles_total;                   /* M_grid */
+    const int32_t *expert_ids;                 /* [M_grid]   local expert of each M-tile */
+    const int32_t *split_size;                 /* [L]        rows of each local expert */
+    const int32_t *split_size_cum;             /* [M_grid]   first row of that tile's expert */
+    const int32_t *split_size_cum_per_expert;  /* [L]        exclusive prefix sum of split_size */
+    const int32_t *tile_num;                   /* [M_grid]   tiles of that tile's expert */
+    const int32_t *tile_num_cum;               /* [M_grid]   inclusive prefix sum of tiles */
+    const int32_t *expert_tile_offset;         /* [L]        exclusive prefix sum of tiles */
 } epf_layout_view;
 
 /** Look into a layout. */
@@ -341,36 +338,38 @@ EPF_API_VOID void epf_layout_destroy(epf_layout *layout);
  * @param weight_recv_buf  out: [R] of the weight type, in the window
  * @return EPF_E_CAPACITY  more rows needed than there are, and allow_regrow is off: on all ranks
  */
-EPF_API epf_status epf_init_output_buffer(epf_op *op, const epf_layout *layout, int32_t comm_buffer_id,
-                                          epf_tensor *output_buf, epf_tensor *weight_recv_buf);
+EPF_API epf_status epf_init_output_buffer(epf_op *op, const epf_layout *layout,
+                                          int32_t comm_buffer_id, epf_tensor *output_buf,
+                                          epf_tensor *weight_recv_buf);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* Weights                                                                                          */
+/* Weights */
 /* ---------------------------------------------------------------------------------------------- */
 
 /** This rank's experts' weights of one grouped GEMM, packed once for the tile product. */
 typedef struct epf_weight epf_weight;
 
 typedef struct epf_weight_config {
-    uint32_t struct_size;        /* set by epf_weight_config_init()                                  */
-    epf_tensor tensor;           /* [L, N, K'] (reduce_last_dim) or [L, K', N], token type; read now */
-    bool reduce_last_dim;        /* default true                                                     */
-    bool gate_up;                /* columns are I gate then I up, for EPF_ACTIVATION_SWIGLU; default false */
-    int32_t gemm_block_size_n;   /* EPF_AUTO: the operator's fwd_gemm_block_size_n                   */
-    int32_t gemm_block_size_k;   /* EPF_AUTO: all of K'; else the reduction is cut in such pieces     */
+    uint32_t struct_size; /* set by epf_weight_config_init() */
+    epf_tensor tensor;    /* [L, N, K'] (reduce_last_dim) or [L, K', N], token type; read now */
+    bool reduce_last_dim; /* default true */
+    bool gate_up; /* columns are I gate then I up, for EPF_ACTIVATION_SWIGLU; default false */
+    int32_t gemm_block_size_n; /* EPF_AUTO: the operator's fwd_gemm_block_size_n */
+    int32_t gemm_block_size_k; /* EPF_AUTO: all of K'; else the reduction is cut in such pieces */
 } epf_weight_config;
 
 EPF_API epf_status epf_weight_config_init_sized(epf_weight_config *config, size_t struct_size);
 #define epf_weight_config_init(config) epf_weight_config_init_sized((config), sizeof *(config))
 
 /** Pack; the tensor is not needed afterwards.  Not collective. */
-EPF_API epf_status epf_weight_create(epf_op *op, const epf_weight_config *config, epf_weight **weight);
+EPF_API epf_status epf_weight_create(epf_op *op, const epf_weight_config *config,
+                                     epf_weight **weight);
 
 /** Accepts NULL. */
 EPF_API_VOID void epf_weight_destroy(epf_weight *weight);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* The two fused operations                                                                         */
+/* The two fused operations */
 /* ---------------------------------------------------------------------------------------------- */
 
 /** The tile tables of a grouped GEMM; all int32, all optional: the layout knows them.  Given ones must agree. */
@@ -387,38 +386,38 @@ typedef struct epf_tile_tables {
 typedef enum epf_activation { EPF_ACTIVATION_NONE = 0, EPF_ACTIVATION_SWIGLU = 1 } epf_activation;
 
 typedef struct epf_dispatch_group_gemm_args {
-    uint32_t struct_size;             /* set by epf_dispatch_group_gemm_args_init()                  */
-    epf_layout *layout;               /* of preprocess                                               */
-    epf_tensor input;                 /* [T, H] token type; not looked at if with_cpy_flag is false  */
-    epf_tensor exp_indices;           /* [T, K] int32, optional: must equal the layout's             */
-    epf_tensor weight;                /* [T, K] weight type, optional: routing weights to send along;
-                                         on all ranks that have tokens, or on none                   */
-    epf_tensor gemm_weight;           /* [L, N, H] or [L, H, N] token type: packed on every call ... */
-    const epf_weight *packed_weight;  /* ... or this, packed once: exactly one of the two            */
-    epf_tile_tables tiles;            /* optional                                                    */
-    bool with_cpy_flag;               /* default true; false: tokens already are in the send buffer  */
-    int32_t comm_buffer_id;           /* which set, 0 .. duplicate_comm_buffer - 1, equal on every rank;
-                                         default 0                                                   */
-    int32_t optional_sm;              /* workers that dispatch first; EPF_AUTO: the operator's num_sm */
-    int32_t num_tail_sms;             /* workers that expand from the start (two-stage); default 0: the
-                                         dispatching workers expand when all is sent (one stage)     */
-    bool gemm_input_reduce_last_dim;  /* default true; false is EPF_E_UNSUPPORTED                    */
-    bool gemm_weight_reduce_last_dim; /* default true: [L, N, H]                                     */
-    epf_tensor gemm_output_data;      /* [>= R, N] token type, optional out                          */
-    epf_tensor dispatch_output;       /* [>= R, H] token type, optional out: a copy of the rows      */
-    epf_tensor weight_recv;           /* [>= R] weight type, optional out: a copy                    */
-    int32_t gemm_block_size_m;        /* default EPF_AUTO: 128; the layout's tile tables follow it   */
-    int32_t gemm_block_size_n;        /* EPF_AUTO: the packed weight's, else fwd_gemm_block_size_n   */
-    int32_t gemm_block_size_k;        /* EPF_AUTO: the packed weight's, else all of H                */
-    int32_t gemm_group_size_m;        /* M-tiles swept together; default 3                           */
-    int32_t gemm_num_stages;          /* EPF_AUTO or 1: the CPU has no ring of stages to size        */
-    bool use_block_wise_barrier;      /* default false: a tile waits for its expert's rows; true: for its own */
-    int32_t num_warps;                /* slots one dispatch task moves; default 16; 1..32            */
-    int32_t activation;               /* epf_activation; SWIGLU needs weight, see activation_output  */
-    epf_tensor activation_output;     /* [>= R, N / 2] token type, out; required by SWIGLU           */
-    bool keep_gemm_output;            /* default true; false with SWIGLU: only the activation is written */
-    bool enable_profiler;             /* default false                                               */
-    const char *profile_file_name;    /* prof/mega/<name>_rank_<r>.perfetto-trace; default "mega_dispatch_group_gemm" */
+    uint32_t struct_size;   /* set by epf_dispatch_group_gemm_args_init() */
+    epf_layout *layout;     /* of preprocess */
+    epf_tensor input;       /* [T, H] token type; not looked at if with_cpy_flag is false */
+    epf_tensor exp_indices; /* [T, K] int32, optional: must equal the layout's */
+    epf_tensor weight;      /* [T, K] weight type, optional: routing weights to send along;
+                                         on all ranks that have tokens, or on none */
+    epf_tensor gemm_weight; /* [L, N, H] or [L, H, N] token type: packed on every call ... */
+    const epf_weight *packed_weight; /* ... or this, packed once: exactly one of the two */
+    epf_tile_tables tiles;           /* optional */
+    bool with_cpy_flag;     /* default true; false: tokens already are in the send buffer */
+    int32_t comm_buffer_id; /* which set, 0 .. duplicate_comm_buffer - 1, equal on every rank;
+                                         default 0 */
+    int32_t optional_sm;    /* workers that dispatch first; EPF_AUTO: the operator's num_sm */
+    int32_t num_tail_sms;   /* workers that expand from the start (two-stage); default 0: the
+                                         dispatching workers expand when all is sent (one stage) */
+    bool gemm_input_reduce_last_dim;  /* default true; false is EPF_E_UNSUPPORTED */
+    bool gemm_weight_reduce_last_dim; /* default true: [L, N, H] */
+    epf_tensor gemm_output_data;      /* [>= R, N] token type, optional out */
+    epf_tensor dispatch_output;       /* [>= R, H] token type, optional out: a copy of the rows */
+    epf_tensor weight_recv;           /* [>= R] weight type, optional out: a copy */
+    int32_t gemm_block_size_m;    /* default EPF_AUTO: 128; the layout's tile tables follow it */
+    int32_t gemm_block_size_n;    /* EPF_AUTO: the packed weight's, else fwd_gemm_block_size_n */
+    int32_t gemm_block_size_k;    /* EPF_AUTO: the packed weight's, else all of H */
+    int32_t gemm_group_size_m;    /* M-tiles swept together; default 3 */
+    int32_t gemm_num_stages;      /* EPF_AUTO or 1: the CPU has no ring of stages to size */
+    bool use_block_wise_barrier;  /* a tile waits for its own rows; default false: its expert's */
+    int32_t num_warps;            /* slots one dispatch task moves; default 16; 1..32 */
+    int32_t activation;           /* epf_activation; SWIGLU needs weight, see activation_output */
+    epf_tensor activation_output; /* [>= R, N / 2] token type, out; required by SWIGLU */
+    bool keep_gemm_output; /* default true; false with SWIGLU: only the activation is written */
+    bool enable_profiler;  /* default false */
+    const char *profile_file_name; /* prof/mega/<name>_rank_<r>.perfetto-trace */
 } epf_dispatch_group_gemm_args;
 
 EPF_API epf_status epf_dispatch_group_gemm_args_init_sized(epf_dispatch_group_gemm_args *args,
@@ -460,47 +459,50 @@ typedef struct epf_dispatch_group_gemm_result {
 EPF_API epf_status epf_dispatch_group_gemm(epf_op *op, const epf_dispatch_group_gemm_args *args,
                                            epf_dispatch_group_gemm_result *result);
 
-typedef enum epf_combine_mode { EPF_COMBINE_SERIAL = 0, EPF_COMBINE_FUSE_SCATTER = 1 } epf_combine_mode;
+typedef enum epf_combine_mode {
+    EPF_COMBINE_SERIAL = 0,
+    EPF_COMBINE_FUSE_SCATTER = 1
+} epf_combine_mode;
 
 typedef struct epf_group_gemm_combine_args {
-    uint32_t struct_size;             /* set by epf_group_gemm_combine_args_init()                   */
-    epf_layout *layout;               /* of preprocess                                               */
-    epf_tensor gemm_input_data;       /* [>= R, K'] token type                                       */
-    epf_tensor gemm_weight;           /* [L, H, K'] or [L, K', H] token type, or ...                 */
-    const epf_weight *packed_weight;  /* ... packed once: exactly one of the two                     */
-    epf_tile_tables tiles;            /* optional                                                    */
-    bool gemm_input_reduce_last_dim;  /* default true; false is EPF_E_UNSUPPORTED                    */
-    bool gemm_weight_reduce_last_dim; /* default true: [L, H, K']                                    */
-    int32_t comm_buffer_id;           /* which set; default 0                                        */
-    int32_t gemm_block_size_m;        /* default EPF_AUTO: 128                                       */
-    int32_t gemm_block_size_n;        /* EPF_AUTO: as in dispatch                                    */
-    int32_t gemm_block_size_k;        /* EPF_AUTO: as in dispatch                                    */
-    int32_t gemm_group_size_m;        /* default 3                                                   */
-    int32_t gemm_num_stages;          /* EPF_AUTO or 1                                               */
+    uint32_t struct_size;             /* set by epf_group_gemm_combine_args_init() */
+    epf_layout *layout;               /* of preprocess */
+    epf_tensor gemm_input_data;       /* [>= R, K'] token type */
+    epf_tensor gemm_weight;           /* [L, H, K'] or [L, K', H] token type, or ... */
+    const epf_weight *packed_weight;  /* ... packed once: exactly one of the two */
+    epf_tile_tables tiles;            /* optional */
+    bool gemm_input_reduce_last_dim;  /* default true; false is EPF_E_UNSUPPORTED */
+    bool gemm_weight_reduce_last_dim; /* default true: [L, H, K'] */
+    int32_t comm_buffer_id;           /* which set; default 0 */
+    int32_t gemm_block_size_m;        /* default EPF_AUTO: 128 */
+    int32_t gemm_block_size_n;        /* EPF_AUTO: as in dispatch */
+    int32_t gemm_block_size_k;        /* EPF_AUTO: as in dispatch */
+    int32_t gemm_group_size_m;        /* default 3 */
+    int32_t gemm_num_stages;          /* EPF_AUTO or 1 */
     epf_tensor gate_input;            /* [>= R] weight type, optional: a value per row ...; on all
-                                         ranks that have rows, or on none                            */
-    bool cp_flag;                     /* default true; false: gates already are in the gate buffer   */
-    epf_tensor output_gate;           /* [T, K] weight type, out: ... brought back to its slot;
-                                         optional                                                    */
-    epf_tensor combine_weights;       /* [T, K] fp32, optional: weighted instead of plain sum        */
-    epf_tensor combine_output;        /* [T, H] token type, optional out                             */
-    int32_t optional_sm;              /* fuse_scatter: workers that only scatter and reduce; EPF_AUTO:
-                                         none, the GEMM's epilogue writes to the owners itself       */
-    int32_t num_reduce_sms;           /* fuse_scatter: workers that reduce from the start; default 0 */
-    epf_tensor optional_signal_tensor; /* [>= M_grid] int32, optional: one added, in release order, to
-                                         entry t for each finished N-tile of M-tile t                */
-    int32_t num_warps;                /* tokens one reduce task sums; default 32; 1..32              */
-    int32_t combine_mode;             /* epf_combine_mode; default SERIAL; equal on every rank        */
-    epf_tensor grad_output;           /* [>= R, N'] token type, optional: with orig_input ...        */
-    epf_tensor orig_input;            /* [>= R, K''] token type: ...                                 */
-    epf_tensor grad_weight;           /* [L, N', K''] token type or fp32, out: ... the weight gradient */
-    epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout         */
-    int32_t grad_block_size_m;        /* tile along N'; EPF_AUTO: 256                                     */
-    int32_t grad_block_size_n;        /* tile along K''; EPF_AUTO: 512                                    */
-    int32_t grad_block_size_k;        /* rows summed per step; EPF_AUTO: all of an expert's */
-    int32_t grad_group_size_m;        /* default 3                                                   */
-    bool enable_profiler;             /* default false                                               */
-    const char *profile_file_name;    /* default "mega_group_gemm_combine"                           */
+                                         ranks that have rows, or on none */
+    bool cp_flag;               /* default true; false: gates already are in the gate buffer */
+    epf_tensor output_gate;     /* [T, K] weight type, out: ... brought back to its slot;
+                                         optional */
+    epf_tensor combine_weights; /* [T, K] fp32, optional: weighted instead of plain sum */
+    epf_tensor combine_output;  /* [T, H] token type, optional out */
+    int32_t optional_sm;        /* fuse_scatter: workers that only scatter and reduce; EPF_AUTO:
+                                         none, the GEMM's epilogue writes to the owners itself */
+    int32_t num_reduce_sms;     /* fuse_scatter: workers that reduce from the start; default 0 */
+    epf_tensor optional_signal_tensor; /* [>= M_grid] int32, optional: entry t counts, with release
+                                          order, the finished N-tiles of M-tile t */
+    int32_t num_warps;                 /* tokens one reduce task sums; default 32; 1..32 */
+    int32_t combine_mode;              /* epf_combine_mode; default SERIAL; equal on every rank */
+    epf_tensor grad_output;            /* [>= R, N'] token type, optional: with orig_input ... */
+    epf_tensor orig_input;             /* [>= R, K''] token type: ... */
+    epf_tensor grad_weight; /* [L, N', K''] token type or fp32, out: ... the weight gradient */
+    epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout */
+    int32_t grad_block_size_m;            /* tile along N'; EPF_AUTO: 256 */
+    int32_t grad_block_size_n;            /* tile along K''; EPF_AUTO: 512 */
+    int32_t grad_block_size_k;            /* rows summed per step; EPF_AUTO: all of an expert's */
+    int32_t grad_group_size_m;            /* default 3 */
+    bool enable_profiler;                 /* default false */
+    const char *profile_file_name;        /* default "mega_group_gemm_combine" */
 } epf_group_gemm_combine_args;
 
 EPF_API epf_status epf_group_gemm_combine_args_init_sized(epf_group_gemm_combine_args *args,
@@ -534,7 +536,7 @@ EPF_API epf_status epf_group_gemm_combine(epf_op *op, const epf_group_gemm_combi
                                           epf_group_gemm_combine_result *result);
 
 /* ---------------------------------------------------------------------------------------------- */
-/* The whole layer                                                                                  */
+/* The whole layer */
 /* ---------------------------------------------------------------------------------------------- */
 
 /** What the backward pass needs of the forward pass; grows as needed, may serve many steps. */
@@ -551,29 +553,30 @@ EPF_API const epf_layout *epf_layer_context_layout(const epf_layer_context *cont
 
 /** What both passes of the layer share. */
 typedef struct epf_layer_weights {
-    epf_tensor w13;                /* [L, 2I, H] token type: I gate rows, then I up rows, or ...     */
-    epf_tensor w2;                 /* [L, H, I] token type, or ...                                   */
-    const epf_weight *packed_w13;  /* ... packed with gate_up                                        */
-    const epf_weight *packed_w2;   /* ... packed                                                     */
+    epf_tensor w13;               /* [L, 2I, H] token type: I gate rows, then I up rows, or ... */
+    epf_tensor w2;                /* [L, H, I] token type, or ... */
+    const epf_weight *packed_w13; /* ... packed with gate_up */
+    const epf_weight *packed_w2;  /* ... packed */
 } epf_layer_weights;
 
 typedef struct epf_layer_forward_args {
-    uint32_t struct_size;      /* set by epf_layer_forward_args_init()                               */
-    epf_tensor input;          /* [T, H] token type                                                  */
-    epf_tensor exp_indices;    /* [T, K] int32                                                       */
-    epf_tensor weight;         /* [T, K] weight type                                                 */
+    uint32_t struct_size;   /* set by epf_layer_forward_args_init() */
+    epf_tensor input;       /* [T, H] token type */
+    epf_tensor exp_indices; /* [T, K] int32 */
+    epf_tensor weight;      /* [T, K] weight type */
     epf_layer_weights weights;
-    epf_tensor output;         /* [T, H] token type, out                                             */
-    bool keep_for_backward;    /* default true: the context keeps rows and projections               */
-    int32_t comm_buffer_id;    /* default 0                                                          */
-    int32_t combine_mode;      /* epf_combine_mode; default FUSE_SCATTER                             */
-    int32_t num_tail_sms;      /* as in dispatch; default 0                                          */
-    bool use_block_wise_barrier; /* default true                                                     */
-    bool enable_profiler;      /* default false                                                      */
-    const char *profile_file_name; /* default "layer": _dispatch_group_gemm and _group_gemm_combine are added */
+    epf_tensor output;             /* [T, H] token type, out */
+    bool keep_for_backward;        /* default true: the context keeps rows and projections */
+    int32_t comm_buffer_id;        /* default 0 */
+    int32_t combine_mode;          /* epf_combine_mode; default FUSE_SCATTER */
+    int32_t num_tail_sms;          /* as in dispatch; default 0 */
+    bool use_block_wise_barrier;   /* default true */
+    bool enable_profiler;          /* default false */
+    const char *profile_file_name; /* default "layer"; the phase's name is added */
 } epf_layer_forward_args;
 
-EPF_API epf_status epf_layer_forward_args_init_sized(epf_layer_forward_args *args, size_t struct_size);
+EPF_API epf_status epf_layer_forward_args_init_sized(epf_layer_forward_args *args,
+                                                     size_t struct_size);
 #define epf_layer_forward_args_init(args) epf_layer_forward_args_init_sized((args), sizeof *(args))
 
 /**
@@ -587,22 +590,24 @@ EPF_API epf_status epf_layer_forward(epf_op *op, epf_layer_context *context,
                                      const epf_layer_forward_args *args);
 
 typedef struct epf_layer_backward_args {
-    uint32_t struct_size;      /* set by epf_layer_backward_args_init()                              */
-    epf_tensor grad_output;    /* [T, H] token type                                                  */
-    epf_tensor w13;            /* [L, 2I, H] token type                                              */
-    epf_tensor w2;             /* [L, H, I] token type                                               */
-    const epf_weight *packed_w13_backward; /* optional: w13 packed with reduce_last_dim = false      */
-    const epf_weight *packed_w2_backward;  /* optional: w2 packed with reduce_last_dim = false       */
-    epf_tensor grad_input;     /* [T, H] token type, out                                             */
-    epf_tensor grad_weight;    /* [T, K] weight type, out: of the routing weights                    */
-    epf_tensor grad_w13;       /* [L, 2I, H] token type or fp32, out, optional                       */
-    epf_tensor grad_w2;        /* [L, H, I] token type or fp32, out, optional                        */
-    int32_t comm_buffer_id;    /* default 0                                                          */
-    int32_t combine_mode;      /* epf_combine_mode; default FUSE_SCATTER                             */
+    uint32_t struct_size;                  /* set by epf_layer_backward_args_init() */
+    epf_tensor grad_output;                /* [T, H] token type */
+    epf_tensor w13;                        /* [L, 2I, H] token type */
+    epf_tensor w2;                         /* [L, H, I] token type */
+    const epf_weight *packed_w13_backward; /* optional: w13 packed with reduce_last_dim = false */
+    const epf_weight *packed_w2_backward;  /* optional: w2 packed with reduce_last_dim = false */
+    epf_tensor grad_input;                 /* [T, H] token type, out */
+    epf_tensor grad_weight;                /* [T, K] weight type, out: of the routing weights */
+    epf_tensor grad_w13;                   /* [L, 2I, H] token type or fp32, out, optional */
+    epf_tensor grad_w2;                    /* [L, H, I] token type or fp32, out, optional */
+    int32_t comm_buffer_id;                /* default 0 */
+    int32_t combine_mode;                  /* epf_combine_mode; default FUSE_SCATTER */
 } epf_layer_backward_args;
 
-EPF_API epf_status epf_layer_backward_args_init_sized(epf_layer_backward_args *args, size_t struct_size);
-#define epf_layer_backward_args_init(args) epf_layer_backward_args_init_sized((args), sizeof *(args))
+EPF_API epf_status epf_layer_backward_args_init_sized(epf_layer_backward_args *args,
+                                                      size_t struct_size);
+#define epf_layer_backward_args_init(args) \
+    epf_layer_backward_args_init_sized((args), sizeof *(args))
 
 /**
  * Gradients of the layer's last forward pass with this context (kept for backward).  Collective.
