@@ -5,6 +5,8 @@
  */
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,9 +25,37 @@
 
 enum { PASS_FUSED, PASS_SERIAL, PASS_UNFUSED, NUM_PASSES, WARMUP = 2 };
 
+/* Where all ranks meet before a timed piece.  It spins: waking from a sleep would be part of the figure. */
+typedef struct bench_gate {
+    atomic_uint num_here;
+    atomic_uint round;
+    atomic_bool is_broken; /* a rank failed and will not come */
+    uint32_t num_ranks;
+} bench_gate;
+
+static epf_status meet(bench_gate *gate)
+{
+    const unsigned round = atomic_load(&gate->round);
+    if (atomic_fetch_add(&gate->num_here, 1) + 1 == gate->num_ranks) {
+        atomic_store(&gate->num_here, 0);
+        atomic_fetch_add(&gate->round, 1);
+        return EPF_OK;
+    }
+    for (uint32_t i = 0; atomic_load(&gate->round) == round; i++) {
+        if (atomic_load(&gate->is_broken)) {
+            return EPF_FAIL(EPF_E_PEER, "bench: another rank failed");
+        }
+        if (i > 10000) {
+            (void)sched_yield(); /* more ranks than cores */
+        }
+    }
+    return EPF_OK;
+}
+
 /* One rank's operands. */
 typedef struct bench_rank {
     const bench_problem *problem;
+    bench_gate *gate;
     int32_t rank;
     epf_group *group;
     epf_op *op;
@@ -168,7 +198,7 @@ static epf_status prepare(bench_rank *b)
 #define TIMED(b, expression, at)                                 \
     do {                                                         \
         uint64_t timed_begin;                                    \
-        EPF_TRY(epf_op_barrier((b)->op));                        \
+        EPF_TRY(meet((b)->gate));                                \
         timed_begin = epf_now_ns();                              \
         EPF_TRY(expression);                                     \
         if ((at) != NULL) {                                      \
@@ -328,7 +358,7 @@ static epf_status run_rank(bench_rank *b)
     EPF_TRY(run_preprocess(b));
     EPF_TRY(reserve_rows(b));
     for (int32_t i = -WARMUP; i < b->problem->repeat; i++) {
-        EPF_TRY(epf_op_barrier(b->op));
+        EPF_TRY(meet(b->gate));
         if (b->ceilings != NULL) {
             const int32_t at = i >= 0 ? i : 0;
             EPF_TRY(bench_ceilings_sample(b->ceilings, &b->dense_gflops[at], &b->copy_gbs[at]));
@@ -353,6 +383,7 @@ static void *rank_main(void *argument)
     bench_rank *const b = argument;
     b->status = run_rank(b);
     if (b->status != EPF_OK) {
+        atomic_store(&b->gate->is_broken, true);
         strncpy(b->error, epf_last_error(), sizeof b->error - 1);
     }
     return NULL;
@@ -471,13 +502,14 @@ static void release(bench_rank *b)
     }
 }
 
-static epf_status make_ranks(const bench_problem *p, bench_rank *ranks)
+static epf_status make_ranks(const bench_problem *p, bench_gate *gate, bench_rank *ranks)
 {
     epf_group *groups[1024];
     EPF_TRY(epf_group_create_threads(p->num_ranks, NULL, groups));
     for (int32_t r = 0; r < p->num_ranks; r++) {
         bool is_there = true;
         ranks[r].problem = p;
+        ranks[r].gate = gate;
         ranks[r].rank = r;
         ranks[r].group = groups[r];
         for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
@@ -500,13 +532,16 @@ static epf_status make_ranks(const bench_problem *p, bench_rank *ranks)
 epf_status bench_measure(const bench_problem *problem, bench_result *result)
 {
     pthread_t threads[1024];
+    bench_gate gate;
     epf_status st;
     bench_rank *const ranks = epf_alloc((size_t)problem->num_ranks, sizeof *ranks);
     if (ranks == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "bench: %d ranks", problem->num_ranks);
     }
     memset(result, 0, sizeof *result);
-    st = make_ranks(problem, ranks);
+    memset(&gate, 0, sizeof gate);
+    gate.num_ranks = (uint32_t)problem->num_ranks;
+    st = make_ranks(problem, &gate, ranks);
     if (st == EPF_OK) {
         for (int32_t r = 0; r < problem->num_ranks; r++) {
             if (pthread_create(&threads[r], NULL, rank_main, &ranks[r]) != 0) {

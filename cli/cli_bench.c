@@ -42,7 +42,8 @@ static const char help[] =
     "random\n"
     "normal data.  H, N and top-k are the preset's; experts are cut to what fits in --memory "
     "(default 3 GiB\n"
-    "of packed weights), tokens are --tokens per rank (default 256).  Each time is the slowest "
+    "of packed weights) and to 512 rows each, tokens are --tokens per rank (default 256).  Each "
+    "time is the slowest "
     "rank's, the\n"
     "median over --repeat (default 20).  Ceilings are measured in the same run, all threads at "
     "once.\n"
@@ -122,13 +123,18 @@ static epf_status check(const bench_options *o)
     return EPF_OK;
 }
 
+enum { ROWS_PER_EXPERT = 512 };
+
 /* Experts that fit: the unfused composition needs the gated weight packed a second time. */
 static int32_t fit_experts(const bench_options *o, const epf_preset *preset)
 {
     const int64_t columns = epf_preset_gemm1_columns(preset);
     const double each = (double)preset->hidden * epf_dtype_bytes(o->dtype) *
                         (double)((preset->gated ? 2 : 1) * columns + preset->intermediate);
-    const double room = o->memory_gib * 1073741824.0 / each;
+    /* As in the full shapes, an expert has some hundred rows: else reading weights is all there is. */
+    const double crowded =
+        (double)o->num_ranks * o->num_tokens * preset->routing.topk / ROWS_PER_EXPERT;
+    const double room = fmin(o->memory_gib * 1073741824.0 / each, crowded);
     int32_t experts = o->num_experts > 0                   ? o->num_experts
                       : room < preset->routing.num_experts ? (int32_t)room
                                                            : preset->routing.num_experts;
