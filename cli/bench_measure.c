@@ -363,6 +363,7 @@ static epf_status run_rank(bench_rank *b)
             const int32_t at = i >= 0 ? i : 0;
             EPF_TRY(bench_ceilings_sample(b->ceilings, &b->dense_gflops[at], &b->copy_gbs[at]));
         }
+        EPF_TRY(epf_op_barrier(b->op)); /* the others sleep meanwhile */
         TIMED(b, run_preprocess(b), sample(b, BENCH_PREPROCESS, i));
         TIMED(b, run_dispatch(b, false), sample(b, BENCH_DISPATCH_GEMM, i));
         TIMED(b, run_combine(b, EPF_COMBINE_FUSE_SCATTER, false), sample(b, BENCH_GEMM_COMBINE, i));
