@@ -1,4 +1,5 @@
 #include "gemm_case.h"
+#include "base/epf_error.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -94,6 +95,18 @@ static void point_at_matrices(gemm_weight *w, int64_t row_stride)
     }
 }
 
+epf_status gemm_weight_create_or_auto(const epf_gemm_weight_desc *desc, epf_gemm_weight **weight)
+{
+    epf_gemm_weight_desc other = *desc;
+    const epf_status st = epf_gemm_weight_create(desc, weight);
+    if (st != EPF_E_UNSUPPORTED || strstr(epf_error_text(), "in another order") == NULL) {
+        return st;
+    }
+    printf("refused, and left to AUTO: %s\n", epf_error_text());
+    other.kind = EPF_GEMM_AUTO;
+    return epf_gemm_weight_create(&other, weight);
+}
+
 gemm_weight gemm_weight_make(const gemm_case *p, uint64_t seed)
 {
     const int64_t row_stride = (p->reduce_last_dim ? p->k : p->n) + p->row_gap;
@@ -120,7 +133,7 @@ gemm_weight gemm_weight_make(const gemm_case *p, uint64_t seed)
     } else {
         desc.data = w.data;
     }
-    CHECK_OK(epf_gemm_weight_create(&desc, &w.weight));
+    CHECK_OK(gemm_weight_create_or_auto(&desc, &w.weight));
     CHECK_OK(epf_gemm_scratch_create(&w.scratch));
     w.info = epf_gemm_weight_get_info(w.weight);
     return w;

@@ -63,4 +63,8 @@ void gemm_run(const gemm_weight *w, const epf_gemm_tile_args *args);
 /* Columns before panel (segment, n_tile) in N. */
 int64_t gemm_first_column(const gemm_weight *w, int32_t segment, int32_t n_tile);
 
+/* As epf_gemm_weight_create(); a shape that a library refuses, since it would sum its rows unlike (oneDNN 3.7
+ * with AMX does), is said and left to AUTO's next choice. */
+epf_status gemm_weight_create_or_auto(const epf_gemm_weight_desc *desc, epf_gemm_weight **weight);
+
 #endif

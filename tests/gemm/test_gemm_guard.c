@@ -72,7 +72,7 @@ static epf_gemm_weight *make_weight(const gemm_case *p, const guard_case *g, boo
                                  .block_n = g->block_n,
                                  .block_k = g->block_k};
     fill(b.data, p->dtype, bytes);
-    CHECK_OK(epf_gemm_weight_create(&desc, &weight));
+    CHECK_OK(gemm_weight_create_or_auto(&desc, &weight));
     unguard(&b); /* once packed, the tensor is not needed */
     return weight;
 }
