@@ -10,8 +10,6 @@
 #include "cpu/epf_exec.h"
 #include "epfuse/epfuse.h"
 
-enum { EPF_MAX_BUFFER_SETS = 8 };
-
 /* Host memory of the operator that grows and is kept. */
 typedef struct epf_memory {
     void *data;

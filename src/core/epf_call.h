@@ -7,6 +7,8 @@
 #include "core/epf_sched.h"
 #include "core/epf_window.h"
 
+enum { EPF_MAX_BUFFER_SETS = 8 };
+
 /* A matrix by rows; stride in elements.  data NULL: not there. */
 typedef struct epf_rows {
     void *data;
@@ -74,6 +76,12 @@ EPF_HD uint32_t epf_call_tag(const epf_call *c)
 {
     return (uint32_t)c->phase.kind | (uint32_t)c->set_index << 4 |
            (c->layout_epoch & 0xffffffu) << 8;
+}
+
+/* `word` is a rank's `entered`: it is in this epoch with another operation, buffer set or layout than ours. */
+EPF_HD bool epf_call_is_mismatch(const epf_call *c, uint64_t word)
+{
+    return epf_word_epoch(word) == c->phase.epoch && epf_word_low(word) != epf_call_tag(c);
 }
 
 EPF_HD uint32_t epf_tag_kind(uint64_t word)
