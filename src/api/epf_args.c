@@ -14,8 +14,8 @@ epf_status epf_struct_init(const epf_struct_spec *spec, void *user, size_t user_
     const uint32_t size = (uint32_t)user_size;
     EPF_CHECK_ARG(user != NULL, "%s: NULL", spec->name);
     EPF_CHECK_ARG(user_size >= MIN_STRUCT_BYTES && user_size <= MAX_STRUCT_BYTES,
-                  "%s: size %zu, must be %d..%d", spec->name, user_size, (int)MIN_STRUCT_BYTES,
-                  (int)MAX_STRUCT_BYTES);
+                  "%s: struct_size %zu, must be %d..%d", spec->name, user_size,
+                  (int)MIN_STRUCT_BYTES, (int)MAX_STRUCT_BYTES);
     memset(full, 0, spec->size);
     spec->defaults(full);
     memset(user, 0, user_size);

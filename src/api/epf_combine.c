@@ -176,6 +176,7 @@ static epf_status resolve_weight(combine *c)
 {
     const epf_group_gemm_combine_args *const a = &c->args;
     const epf_weight_use use = {"gemm_weight",
+                                "packed_weight",
                                 &a->gemm_weight,
                                 a->packed_weight,
                                 a->gemm_weight_reduce_last_dim,

@@ -90,6 +90,7 @@ static epf_status resolve_weight(dispatch *d)
 {
     const epf_dispatch_group_gemm_args *const a = &d->args;
     const epf_weight_use use = {"gemm_weight",
+                                "packed_weight",
                                 &a->gemm_weight,
                                 a->packed_weight,
                                 a->gemm_weight_reduce_last_dim,

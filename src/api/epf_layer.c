@@ -175,11 +175,12 @@ static epf_status check_profile(const epf_layer_forward_args *a)
 static epf_status check_forward_weights(epf_op *op, const epf_layer_weights *w,
                                         int64_t intermediate)
 {
-    const epf_weight_use w13 = {"w13", &w->w13,          w->packed_w13,
-                                true,  2 * intermediate, op->shape.hidden,
-                                true,  EPF_AUTO,         EPF_AUTO};
-    const epf_weight_use w2 = {"w2",         &w->w2, w->packed_w2, true,    op->shape.hidden,
-                               intermediate, false,  EPF_AUTO,     EPF_AUTO};
+    const epf_weight_use w13 = {"w13",    "packed_w13",     &w->w13,          w->packed_w13,
+                                true,     2 * intermediate, op->shape.hidden, true,
+                                EPF_AUTO, EPF_AUTO};
+    const epf_weight_use w2 = {"w2",     "packed_w2",      &w->w2,       w->packed_w2,
+                               true,     op->shape.hidden, intermediate, false,
+                               EPF_AUTO, EPF_AUTO};
     EPF_TRY(epf_weight_check(op, &w13));
     return epf_weight_check(op, &w2);
 }
@@ -188,13 +189,18 @@ static epf_status check_forward_weights(epf_op *op, const epf_layer_weights *w,
 static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *a)
 {
     const int64_t tokens = a->exp_indices.shape[0];
+    const epf_tensor_want ids = {
+        "exp_indices", 2, {EPF_ANY_SIZE, op->shape.topk}, EPF_DTYPE_I32, 0, false, false};
     const epf_tensor_want output = {"output", 2,    {tokens, op->shape.hidden}, op->config.dtype, 0,
                                     false,    false};
     const epf_tensor_want input = {"input", 2,    {tokens, op->shape.hidden}, op->config.dtype, 0,
                                    false,   false};
     const epf_tensor_want weight = {
         "weight", 2, {tokens, op->shape.topk}, op->config.weight_dtype, 0, false, false};
-    EPF_CHECK_ARG(epf_tensor_given(&a->exp_indices), "exp_indices: not given, but required");
+    if (epf_tensor_check(&a->exp_indices, &ids) != EPF_OK || !epf_tensor_given(&a->exp_indices) ||
+        tokens > op->shape.max_tokens) {
+        return EPF_OK; /* preprocess refuses it, and tells all ranks */
+    }
     EPF_TRY(epf_tensor_check(&a->input, &input));
     EPF_TRY(epf_tensor_check(&a->weight, &weight));
     EPF_TRY(epf_tensor_check(&a->output, &output));
@@ -367,7 +373,8 @@ static epf_status check_backward_weights(epf_op *op, const epf_layer_context *c,
                                          const epf_layer_backward_args *a)
 {
     const epf_tensor none = {0};
-    const epf_weight_use w13 = {"w13_backward",
+    const epf_weight_use w13 = {"w13",
+                                "packed_w13_backward",
                                 a->packed_w13_backward != NULL ? &none : &a->w13,
                                 a->packed_w13_backward,
                                 false,
@@ -376,7 +383,8 @@ static epf_status check_backward_weights(epf_op *op, const epf_layer_context *c,
                                 false,
                                 EPF_AUTO,
                                 EPF_AUTO};
-    const epf_weight_use w2 = {"w2_backward",
+    const epf_weight_use w2 = {"w2",
+                               "packed_w2_backward",
                                a->packed_w2_backward != NULL ? &none : &a->w2,
                                a->packed_w2_backward,
                                false,

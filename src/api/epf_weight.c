@@ -33,8 +33,7 @@ static epf_status check_weight(const epf_op *op, const epf_weight_config *c, con
                   "%s: the reduced dimension is %lld, must be a positive multiple of 8", name,
                   (long long)w->k);
     EPF_CHECK_ARG(!c->gate_up || w->n % 16 == 0,
-                  "%s: N is %lld, with gate and up halves it must be a multiple of 16", name,
-                  (long long)w->n);
+                  "%s: N is %lld, with gate_up it must be a multiple of 16", name, (long long)w->n);
     EPF_TRY(check_block("gemm_block_size_n", c->gemm_block_size_n));
     EPF_TRY(check_block("gemm_block_size_k", c->gemm_block_size_k));
     w->block_n =
@@ -100,19 +99,20 @@ void epf_weight_destroy(epf_weight *weight)
 
 static epf_status check_fit(const epf_op *op, const epf_weight_use *use, const epf_weight *w)
 {
-    EPF_CHECK_ARG(w->op == op, "packed_weight: belongs to another operator");
-    EPF_CHECK_ARG(w->k == use->k, "%s: reduced dimension %lld, must be %lld", use->name,
-                  (long long)w->k, (long long)use->k);
-    EPF_CHECK_ARG(use->n == EPF_ANY_SIZE || w->n == use->n, "%s: N is %lld, must be %lld",
-                  use->name, (long long)w->n, (long long)use->n);
+    const char *const name = use->packed != NULL ? use->packed_name : use->name;
+    EPF_CHECK_ARG(w->op == op, "%s: belongs to another operator", name);
+    EPF_CHECK_ARG(w->k == use->k, "%s: reduced dimension %lld, must be %lld", name, (long long)w->k,
+                  (long long)use->k);
+    EPF_CHECK_ARG(use->n == EPF_ANY_SIZE || w->n == use->n, "%s: N is %lld, must be %lld", name,
+                  (long long)w->n, (long long)use->n);
     EPF_CHECK_ARG(w->gate_up == use->gate_up,
-                  "packed_weight: gate_up is %s, the call's activation needs it %s",
+                  "%s: gate_up is %s, the call's activation needs it %s", name,
                   w->gate_up ? "true" : "false", use->gate_up ? "true" : "false");
     EPF_CHECK_ARG(use->block_n == EPF_AUTO || use->block_n == w->block_n,
-                  "gemm_block_size_n: %d, but packed_weight was packed for %d", use->block_n,
+                  "gemm_block_size_n: %d, but %s was packed for %d", use->block_n, name,
                   w->block_n);
     EPF_CHECK_ARG(use->block_k == EPF_AUTO || use->block_k == w->block_k,
-                  "gemm_block_size_k: %d, but packed_weight was packed for %d", use->block_k,
+                  "gemm_block_size_k: %d, but %s was packed for %d", use->block_k, name,
                   w->block_k);
     return EPF_OK;
 }
@@ -134,7 +134,7 @@ epf_status epf_weight_check(epf_op *op, const epf_weight_use *use)
     epf_weight_config c;
     epf_weight w;
     EPF_CHECK_ARG(epf_tensor_given(use->raw) != (use->packed != NULL),
-                  "%s and packed_weight: %s given, must be exactly one", use->name,
+                  "%s and %s: %s given, must be exactly one", use->name, use->packed_name,
                   use->packed != NULL ? "both" : "neither");
     if (use->packed != NULL) {
         return check_fit(op, use, use->packed);

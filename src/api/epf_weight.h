@@ -17,7 +17,8 @@ struct epf_weight {
 
 /* How a call names its weight: raw or packed, and what it must fit. */
 typedef struct epf_weight_use {
-    const char *name; /* of the raw argument */
+    const char *name;        /* of the raw argument */
+    const char *packed_name; /* of the other one    */
     const epf_tensor *raw;
     const epf_weight *packed;
     bool reduce_last_dim;

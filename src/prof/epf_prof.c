@@ -147,16 +147,17 @@ void epf_prof_counts(const epf_prof *prof, uint64_t *num_kept, uint64_t *num_los
 epf_status epf_prof_check_name(const char *name)
 {
     const size_t bytes = name == NULL ? 0 : strnlen(name, NAME_BYTES_MAX + 1);
-    EPF_CHECK_ARG(bytes > 0, "profile name: empty");
-    EPF_CHECK_ARG(bytes <= NAME_BYTES_MAX, "profile name: longer than %d characters",
+    EPF_CHECK_ARG(bytes > 0, "profile_file_name: empty");
+    EPF_CHECK_ARG(bytes <= NAME_BYTES_MAX, "profile_file_name: longer than %d characters",
                   NAME_BYTES_MAX);
-    EPF_CHECK_ARG(name[0] != '.' && name[0] != '-', "profile name: starts with '%c'", name[0]);
-    EPF_CHECK_ARG(strstr(name, "..") == NULL, "profile name: contains \"..\"");
+    EPF_CHECK_ARG(name[0] != '.' && name[0] != '-', "profile_file_name: starts with '%c'", name[0]);
+    EPF_CHECK_ARG(strstr(name, "..") == NULL, "profile_file_name: contains \"..\"");
     for (size_t i = 0; i < bytes; i++) {
         const char c = name[i];
         const int good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
                          (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
-        EPF_CHECK_ARG(good, "profile name: byte %zu is 0x%02x, must be one of A-Z a-z 0-9 . _ -", i,
+        EPF_CHECK_ARG(good,
+                      "profile_file_name: byte %zu is 0x%02x, must be one of A-Z a-z 0-9 . _ -", i,
                       (unsigned)(unsigned char)c);
     }
     return EPF_OK;
