@@ -98,6 +98,37 @@ epf_status epf_layout_reserve_rows(epf_layout *l, int64_t rows)
     return EPF_OK;
 }
 
+/* send_begin: where each position of the sending order starts among this rank's slots. */
+static void fill_send_begin(epf_layout *l, const epf_shape *s, const int32_t *own_counts)
+{
+    int32_t at = 0;
+    for (int32_t p = 0; p < s->num_experts; p++) {
+        l->send_begin[p] = at;
+        l->cursor[p] = at;
+        at += own_counts[epf_route_send_expert(p, s->num_local, s->num_ranks)];
+    }
+    l->send_begin[s->num_experts] = at;
+}
+
+void epf_layout_place(epf_layout *l, const epf_shape *s, int32_t rank)
+{
+    fill_send_begin(l, s, l->counts + (int64_t)rank * s->num_experts);
+    for (int64_t slot = 0; slot < (int64_t)l->num_tokens * s->topk; slot++) {
+        const int32_t expert = l->topk_idx[slot];
+        int32_t position;
+        int32_t at;
+        if (epf_route_is_dropped(expert, s->num_experts)) {
+            l->dst_row[slot] = -1;
+            continue;
+        }
+        position = epf_route_send_position(expert, s->num_local, s->num_ranks);
+        at = l->cursor[position]++;
+        l->sort_slots[at] = (int32_t)slot;
+        l->dst_row[slot] =
+            l->offset[(int64_t)expert * s->num_ranks + rank] + at - l->send_begin[position];
+    }
+}
+
 static epf_status reserve_tiles(epf_layout *l, int64_t num_tiles)
 {
     if (num_tiles <= l->max_tiles) {

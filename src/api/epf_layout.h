@@ -40,6 +40,9 @@ enum { EPF_TABLE_EXPERT_IDS, EPF_TABLE_SPLIT_SIZE_CUM, EPF_TABLE_TILE_NUM, EPF_T
 
 epf_status epf_layout_create(epf_op *op, epf_layout **layout);
 
+/* Slots of `rank` in sending order, and each slot's row in slot order; from ids, counts and offsets. */
+void epf_layout_place(epf_layout *layout, const epf_shape *shape, int32_t rank);
+
 /* Makes the tile tables for block_m, unless they are there. */
 epf_status epf_layout_tile(epf_layout *layout, int32_t block_m);
 

@@ -152,37 +152,6 @@ static epf_status read_posted(exchange *x)
     return EPF_OK;
 }
 
-/* send_begin: where each position of the sending order starts among this rank's slots. */
-static void fill_send_begin(epf_layout *l, const epf_shape *s, const int32_t *own_counts)
-{
-    int32_t at = 0;
-    for (int32_t p = 0; p < s->num_experts; p++) {
-        l->send_begin[p] = at;
-        l->cursor[p] = at;
-        at += own_counts[epf_route_send_expert(p, s->num_local, s->num_ranks)];
-    }
-    l->send_begin[s->num_experts] = at;
-}
-
-/* Slots in sending order, and each slot's row in slot order. */
-static void place_slots(epf_layout *l, const epf_shape *s, int32_t rank)
-{
-    for (int64_t slot = 0; slot < (int64_t)l->num_tokens * s->topk; slot++) {
-        const int32_t expert = l->topk_idx[slot];
-        int32_t position;
-        int32_t at;
-        if (epf_route_is_dropped(expert, s->num_experts)) {
-            l->dst_row[slot] = -1;
-            continue;
-        }
-        position = epf_route_send_position(expert, s->num_local, s->num_ranks);
-        at = l->cursor[position]++;
-        l->sort_slots[at] = (int32_t)slot;
-        l->dst_row[slot] =
-            l->offset[(int64_t)expert * s->num_ranks + rank] + at - l->send_begin[position];
-    }
-}
-
 /* A given order inside the segments: which kind, and what is taken away to get the row. */
 typedef struct given_order {
     const char *name;
@@ -296,8 +265,7 @@ static epf_status lay_out(exchange *x)
     for (int32_t r = 0; r < s->num_ranks; r++) {
         l->max_rows = l->recv[r] > l->max_rows ? l->recv[r] : l->max_rows;
     }
-    fill_send_begin(l, s, l->counts + (int64_t)x->call.rank * s->num_experts);
-    place_slots(l, s, x->call.rank);
+    epf_layout_place(l, s, x->call.rank);
     for (int64_t i = l->num_slots; i < epf_shape_max_slots(s) && l->sort_slots[i] != -1; i++) {
         l->sort_slots[i] = -1;
     }
