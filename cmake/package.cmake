@@ -8,6 +8,9 @@ include(CMakePackageConfigHelpers)
 set(EPFUSE_PRIVATE_ROOMS model reference)
 list(JOIN EPFUSE_PRIVATE_ROOMS "|" private_rooms)
 set(objects "$<FILTER:$<TARGET_OBJECTS:epfuse_internal>,EXCLUDE,/src/(${private_rooms})/>")
+if(TARGET epfuse_cuda_objects)
+  list(APPEND objects $<TARGET_OBJECTS:epfuse_cuda_objects>)
+endif()
 
 # What the rooms link, without the markers that CMake adds for calls made in a subdirectory.
 get_target_property(items epfuse_internal INTERFACE_LINK_LIBRARIES)
