@@ -16,8 +16,13 @@
 
 #include "base/epf_clock.h"
 
+#if defined(EPFUSE_SIM)
+enum { SPINS = 1 }; /* a pause is a choice of who runs: more of them choose nothing new */
+#else
+enum { SPINS = 64 }; /* about 2 us of pauses */
+#endif
+
 enum {
-    SPINS = 64,             /* about 2 us of pauses                                 */
     YIELD_NS = 50000,       /* then yields, free where nobody else wants the core   */
     SLEEP_LEAST_NS = 20000, /* then sleeps of an eighth of the time waited so far   */
     SLEEP_MOST_NS = 1000000,

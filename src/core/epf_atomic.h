@@ -62,29 +62,37 @@
 
 #else
 
+/* The host's accesses; the simulator, which decides what each one sees, brings its own (tests/sim). */
+#if !defined(EPFUSE_SIM)
+#define EPF_HOST_LOAD(word, order) __atomic_load_n(word, order)
+#define EPF_HOST_STORE(word, value, order) __atomic_store_n(word, value, order)
+#define EPF_HOST_UPDATE(function, word, value, order) function(word, value, order)
+#define EPF_HOST_CAS(word, expected, wanted, order) \
+    __atomic_compare_exchange_n(word, expected, wanted, 0, order, __ATOMIC_ACQUIRE)
+#endif
+
 #define EPF_ATOMIC_LOAD(name, ptx_order, host_order, width, letter) \
     EPF_HD uint##width##_t name(const uint##width##_t *word)        \
     {                                                               \
-        return __atomic_load_n(word, host_order);                   \
+        return EPF_HOST_LOAD(word, host_order);                     \
     }
 #define EPF_ATOMIC_STORE(name, ptx_order, host_order, width, letter) \
     EPF_HD void name(uint##width##_t *word, uint##width##_t value)   \
     {                                                                \
-        __atomic_store_n(word, value, host_order);                   \
+        EPF_HOST_STORE(word, value, host_order);                     \
     }
 #define EPF_ATOMIC_UPDATE(name, operation, ptx_type, host_function, ptx_order, host_order, width, \
                           letter)                                                                 \
     EPF_HD uint##width##_t name(uint##width##_t *word, uint##width##_t value)                     \
     {                                                                                             \
-        return host_function(word, value, host_order);                                            \
+        return EPF_HOST_UPDATE(host_function, word, value, host_order);                           \
     }
-#define EPF_ATOMIC_CAS(name, ptx_order, host_order, width, letter)                \
-    EPF_HD uint##width##_t name(uint##width##_t *word, uint##width##_t expected,  \
-                                uint##width##_t wanted)                           \
-    {                                                                             \
-        (void)__atomic_compare_exchange_n(word, &expected, wanted, 0, host_order, \
-                                          __ATOMIC_ACQUIRE);                      \
-        return expected;                                                          \
+#define EPF_ATOMIC_CAS(name, ptx_order, host_order, width, letter)               \
+    EPF_HD uint##width##_t name(uint##width##_t *word, uint##width##_t expected, \
+                                uint##width##_t wanted)                          \
+    {                                                                            \
+        (void)EPF_HOST_CAS(word, &expected, wanted, host_order);                 \
+        return expected;                                                         \
     }
 
 #endif
