@@ -4,53 +4,13 @@
  *
  *     test_op_bad_routing [COUNT]      bad calls per group, default 60
  */
-#include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "op_case.h"
+#include "op_faults.h"
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
 
 static int32_t num_calls = 60;
-
-static const int32_t kBadIds[] = {-2, INT_MIN, INT_MAX, 1 << 20,
-                                  13}; /* the problem has 12 experts */
-
-/* One call with something wrong on one rank, the same choice on all of them. */
-static bool call_badly(op_rank *r, epf_rng *rng)
-{
-    const epf_data *d = r->c->data;
-    const int32_t victim = epf_rng_below(rng, d->problem.num_ranks);
-    const int32_t kind = epf_rng_below(rng, 3);
-    const int32_t slots = d->num_tokens[victim] * d->problem.num_topk;
-    const int32_t slot = epf_rng_below(rng, slots);
-    const int32_t other = (slot + 1 + epf_rng_below(rng, slots - 1)) % slots;
-    const int32_t bad = kBadIds[epf_rng_below(rng, 5)];
-    int32_t *wrong = kind == 0 ? r->ids.tensor.data : r->local.tensor.data;
-    epf_preprocess_args args;
-    epf_status status;
-    int32_t kept = 0;
-
-    RANK_OK(r->rank, epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
-    if (kind > 0) {
-        args.local_scatter_indices = r->local.tensor;
-    }
-    if (r->id == victim) {
-        kept = wrong[slot];
-        wrong[slot] = kind == 0 ? bad : kind == 1 ? wrong[other] : slots + 5;
-    }
-    status = epf_preprocess(r->op, &args, &r->layout);
-    if (r->id == victim) {
-        wrong[slot] = kept;
-    }
-    RANK_CHECK(r->rank, status == EPF_E_INVALID, "kind %d on rank %d: status %d: %s", kind, victim,
-               status, epf_last_error());
-    RANK_CHECK(r->rank, strchr(epf_last_error(), '\n') == NULL && epf_last_error()[0] != '\0',
-               "the text is not one line: %s", epf_last_error());
-    return true;
-}
 
 static bool bad_and_good(op_rank *r)
 {
@@ -58,7 +18,7 @@ static bool bad_and_good(op_rank *r)
 
     for (int32_t i = 0; i < num_calls; i++) {
         epf_error_record record;
-        if (!call_badly(r, &rng)) {
+        if (!op_call_badly(r, &rng)) {
             return false;
         }
         RANK_OK(r->rank, epf_op_poll_error(r->op, &record));

@@ -3,67 +3,15 @@
  * without it the third gives EPF_E_CAPACITY on every rank, corrupts nothing, and the next call works.
  */
 #include <stdio.h>
-#include <string.h>
 
-#include "op_case.h"
+#include "op_faults.h"
 #include "support/epf_check.h"
-
-/* One token of each rank to its own first expert: that fits. */
-static bool run_after(op_rank *r)
-{
-    const epf_ref_route *route = &r->c->route;
-    const int32_t own = r->id * route->num_local_experts;
-    epf_preprocess_args args;
-    epf_dispatch_group_gemm_args dispatch;
-    epf_group_gemm_combine_args combine;
-    epf_group_gemm_combine_result result;
-    int32_t ids[32];
-
-    for (int32_t k = 0; k < route->num_topk; k++) {
-        ids[k] = own;
-    }
-    RANK_OK(r->rank, epf_preprocess_args_init(&args));
-    args.exp_indices = op_tensor(ids, EPF_DTYPE_I32, 1, route->num_topk);
-    RANK_OK(r->rank, epf_preprocess(r->op, &args, &r->layout));
-    dispatch = op_dispatch_args(r);
-    dispatch.exp_indices = args.exp_indices;
-    dispatch.input = op_tensor(r->x.tensor.data, r->x.dtype, 1, r->x.cols);
-    dispatch.weight = op_tensor(r->weight.tensor.data, r->weight.dtype, 1, route->num_topk);
-    RANK_OK(r->rank, epf_dispatch_group_gemm(r->op, &dispatch, &r->first));
-    combine = op_combine_args(r);
-    memset(&combine.combine_output, 0, sizeof combine.combine_output);
-    RANK_OK(r->rank, epf_group_gemm_combine(r->op, &combine, &result));
-    RANK_CHECK(r->rank, result.combine_output.shape[0] == 1, "%lld tokens",
-               (long long)result.combine_output.shape[0]);
-    return true;
-}
-
-static bool refuse_then_work(op_rank *r)
-{
-    epf_dispatch_group_gemm_args args;
-    epf_tensor rows;
-    epf_tensor weights;
-
-    if (!op_preprocess(r) || !op_check_layout(r)) {
-        return false;
-    }
-    args = op_dispatch_args(r);
-    RANK_STATUS(r->rank, EPF_E_CAPACITY, epf_dispatch_group_gemm(r->op, &args, NULL));
-    RANK_STATUS(r->rank, EPF_E_CAPACITY,
-                epf_init_output_buffer(r->op, r->layout, 0, &rows, &weights));
-    for (int64_t i = 0; i < r->gemm.rows * r->gemm.stride; i++) {
-        const uint16_t *bits = r->gemm.tensor.data;
-        RANK_CHECK(r->rank, bits[i] == 0xa5a5, "element %lld of gemm_output was written",
-                   (long long)i);
-    }
-    return run_after(r);
-}
 
 static void run_refused(epf_test_rank *rank)
 {
     op_rank r;
 
-    (void)(op_open(&r, rank->user, rank) && refuse_then_work(&r));
+    (void)(op_open(&r, rank->user, rank) && op_refuse_then_work(&r));
     op_close(&r);
 }
 

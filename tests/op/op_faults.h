@@ -1,0 +1,23 @@
+/*
+ * op_faults.h: calls that all ranks must refuse, and what must hold afterwards; for the operator's tests and
+ * for the reliability promises.
+ */
+#ifndef OP_FAULTS_H
+#define OP_FAULTS_H
+
+#include "op_case.h"
+#include "support/epf_rng.h"
+
+/*
+ * Preprocess with a bad expert id, or scatter indices that are no permutation, on one rank: all ranks draw
+ * the same victim from `rng` and all must get EPF_E_INVALID.  Every rank has at least two slots.
+ */
+bool op_call_badly(op_rank *r, epf_rng *rng);
+
+/*
+ * A routing that does not fit where buffers may not grow (capacity_plus_one, own outputs, a type of two
+ * bytes): EPF_E_CAPACITY, nothing written; then a call that fits works.
+ */
+bool op_refuse_then_work(op_rank *r);
+
+#endif
