@@ -34,5 +34,6 @@ int cli_plan(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_verify(int argc, char **argv);
 
 #endif

@@ -12,6 +12,7 @@
 #include "base/epf_error.h"
 #include "bench.h"
 #include "cli.h"
+#include "cli_cost.h"
 #include "cli_options.h"
 #include "cli_text.h"
 #include "core/epf_dtype.h"
@@ -262,23 +263,6 @@ static void print_result(const bench_problem *p, const bench_result *r)
            100.0 * (1.0 - (double)r->carried / (double)r->rows));
 }
 
-static void device_name(char *text, size_t size)
-{
-    FILE *const f = fopen("/proc/cpuinfo", "r");
-    char line[256];
-    (void)snprintf(text, size, "unknown CPU");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        const char *const colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) == 0 && colon != NULL) {
-            (void)snprintf(text, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-            break;
-        }
-    }
-    if (f != NULL) {
-        (void)fclose(f);
-    }
-}
-
 static int write_line(FILE *f, const bench_problem *p, const bench_result *r, const char *op,
                       double us, const double *spread, bench_work w)
 {
@@ -287,7 +271,7 @@ static int write_line(FILE *f, const bench_problem *p, const bench_result *r, co
     const double floor = floor_us(r, w);
     json_t *line;
     int written;
-    device_name(device, sizeof device);
+    cli_device_name(device, sizeof device);
     (void)snprintf(shape, sizeof shape, "%s/W%dE%dK%dT%dH%dN%dI%d/%s/%s/seed%llu", p->preset,
                    p->num_ranks, p->num_experts, p->topk, p->num_tokens, p->hidden, p->columns,
                    p->intermediate, epf_dtype_name(p->dtype), p->is_zipf ? "zipf" : "uniform",

@@ -7,6 +7,7 @@
 #ifndef EPF_CLI_COST_H
 #define EPF_CLI_COST_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "epfuse/epfuse_status.h"
@@ -65,6 +66,9 @@ double cli_floor_in_turns(const cli_cost *cost, const cli_rates *rates);
  */
 epf_status cli_rates_measure(int32_t dtype, int32_t num_threads, double touched_bytes,
                              cli_rates *rates);
+
+/* The processor's name as the system gives it. */
+void cli_device_name(char *text, size_t size);
 
 /* CPUs that this process may run on. */
 int32_t cli_num_cpus(void);

@@ -1,6 +1,7 @@
 /* cli_machine.c: how fast this machine multiplies and copies, measured for a moment. */
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/epf_alloc.h"
@@ -36,6 +37,23 @@ int32_t cli_num_cpus(void)
     cpu_set_t set;
     CPU_ZERO(&set);
     return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
+}
+
+void cli_device_name(char *text, size_t size)
+{
+    FILE *const f = fopen("/proc/cpuinfo", "re");
+    char line[256];
+    (void)snprintf(text, size, "unknown CPU");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        const char *const colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && colon != NULL) {
+            (void)snprintf(text, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+            break;
+        }
+    }
+    if (f != NULL) {
+        (void)fclose(f);
+    }
 }
 
 static epf_status multiply(meter *m, epf_gemm_scratch *scratch, float *c)

@@ -18,6 +18,7 @@ static const cli_verb verbs[] = {
     {"plan", cli_plan, "memory, arithmetic, traffic and floors of a layer, without running it"},
     {"bench", cli_bench, "fused and unfused side by side, as a table or JSON lines"},
     {"trace", cli_trace, "where the time of a recorded profile went, as a table or a picture"},
+    {"verify", cli_verify, "what is promised about reliability, run and counted"},
     {"info", cli_info, "version, backends, GEMM libraries, this machine, the environment"},
 };
 

@@ -1,0 +1,103 @@
+/* cli_verify_tests.c: promises that test programs of the build tree show, run through CTest. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/epf_clock.h"
+#include "cli_verify.h"
+
+enum { COMMAND_BYTES = 8192, LINE_BYTES = 1024, NAME_BYTES = 128, LONGEST_TEST_S = 7200 };
+
+/* What CTest said so far. */
+typedef struct tally {
+    uint64_t num_passed, num_skipped, num_failed;
+    char failed[NAME_BYTES];  /* the first */
+    char skipped[NAME_BYTES]; /* the first */
+} tally;
+
+/* "  3/12 Test  #30: name ....   Passed    0.51 sec": the name, or false for any other line. */
+static bool name_of(const char *line, char name[NAME_BYTES])
+{
+    const char *const test = strstr(line, "Test ");
+    const char *const colon = test == NULL ? NULL : strstr(test, ": ");
+
+    if (colon == NULL || strchr(line, '/') == NULL || strchr(line, '/') > test) {
+        return false;
+    }
+    (void)snprintf(name, NAME_BYTES, "%.*s", (int)strcspn(colon + 2, " \n"), colon + 2);
+    return name[0] != '\0';
+}
+
+static void count_line(tally *t, const char *line)
+{
+    char name[NAME_BYTES];
+
+    if (!name_of(line, name)) {
+        return;
+    }
+    if (strstr(line, " Passed ") != NULL) {
+        t->num_passed++;
+    } else if (strstr(line, "***Skipped") != NULL || strstr(line, "***Not Run") != NULL) {
+        memcpy(t->skipped, t->num_skipped == 0 ? name : t->skipped, NAME_BYTES);
+        t->num_skipped++;
+    } else if (strstr(line, "***") != NULL) {
+        memcpy(t->failed, t->num_failed == 0 ? name : t->failed, NAME_BYTES);
+        t->num_failed++;
+    }
+}
+
+/* False where the path cannot stand between quotes of the shell. */
+static bool make_command(const verify_promise *p, const verify_run *run, char *command)
+{
+    const int length =
+        snprintf(command, COMMAND_BYTES,
+                 "exec ctest --test-dir '%s' -R '%s' %s --timeout %d --no-tests=ignore 2>/dev/null",
+                 run->tests_dir, p->tests, run->is_full ? "" : "-LE nightly", LONGEST_TEST_S);
+    return strchr(run->tests_dir, '\'') == NULL && length > 0 && length < COMMAND_BYTES;
+}
+
+static void conclude(const verify_promise *p, verify_run *run, const tally *t, bool is_cut)
+{
+    if (t->num_failed > 0) {
+        verify_fail(run, "%s failed (%d of them)", t->failed, (int)t->num_failed);
+    } else if (t->num_passed == 0 && t->num_skipped > 0) {
+        verify_skip(run, "%s and all others were skipped", t->skipped);
+    } else if (t->num_passed == 0 && !is_cut) {
+        verify_skip(run, "no test program matches %s in %s", p->tests, run->tests_dir);
+    }
+    if (t->num_skipped > 0) {
+        verify_note(run, "%d skipped (%s%s)%s", (int)t->num_skipped, t->skipped,
+                    t->num_skipped > 1 ? ", ..." : "", is_cut ? ", stopped before the end" : "");
+    } else if (is_cut) {
+        verify_note(run, "stopped before the end");
+    }
+}
+
+void verify_tests(const verify_promise *p, verify_run *run)
+{
+    char command[COMMAND_BYTES];
+    char line[LINE_BYTES];
+    tally t = {.num_passed = 0};
+    bool is_cut = false;
+    FILE *pipe;
+
+    if (run->tests_dir == NULL) {
+        verify_skip(run, "no build tree with test programs beside the command (--tests-dir)");
+        return;
+    }
+    if (!make_command(p, run, command) || (pipe = popen(command, "r")) == NULL) {
+        verify_skip(run, "ctest cannot be run in %s", run->tests_dir);
+        return;
+    }
+    while (!is_cut && fgets(line, sizeof line, pipe) != NULL) {
+        const uint64_t before = t.num_passed;
+        count_line(&t, line);
+        verify_done(run, t.num_passed - before);
+        verify_beat(run);
+        is_cut = epf_now_ns() >= run->deadline_ns;
+    }
+    if (!is_cut) {
+        (void)pclose(pipe);
+    } /* else CTest ends with this process's group */
+    conclude(p, run, &t, is_cut);
+}
