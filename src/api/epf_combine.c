@@ -280,7 +280,7 @@ epf_status epf_group_gemm_combine(epf_op *op, const epf_group_gemm_combine_args 
     EPF_TRY(epf_struct_import(&epf_spec_combine_args, args, &c.args));
     st = check(&c);
     if (st == EPF_E_NO_MEMORY) {
-        st = epf_op_give_up(op, st);
+        st = epf_op_give_up(op, c.set, c.args.layout, st);
     } else if (st == EPF_OK) {
         st = run(&c);
     }

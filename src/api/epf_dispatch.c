@@ -223,7 +223,7 @@ epf_status epf_dispatch_group_gemm(epf_op *op, const epf_dispatch_group_gemm_arg
     EPF_TRY(epf_struct_import(&epf_spec_dispatch_args, args, &d.args));
     st = check(&d);
     if (st == EPF_E_NO_MEMORY) {
-        st = epf_op_give_up(op, st);
+        st = epf_op_give_up(op, d.set, d.args.layout, st);
     } else if (st == EPF_OK) {
         st = run(&d);
     }

@@ -215,6 +215,15 @@ static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *
     return epf_op_check_set(op, a->comm_buffer_id);
 }
 
+/* Out of memory between the parts of a pass: peers are in the next one already. */
+static epf_status end_pass(epf_op *op, const epf_layer_context *c, int32_t comm_buffer_id,
+                           epf_status st)
+{
+    return st == EPF_E_NO_MEMORY
+               ? epf_op_give_up(op, &op->sets[comm_buffer_id], epf_layer_context_layout(c), st)
+               : st;
+}
+
 static epf_status run_forward(epf_op *op, epf_layer_context *c, const epf_layer_forward_args *a)
 {
     epf_preprocess_args p;
@@ -239,7 +248,7 @@ epf_status epf_layer_forward(epf_op *op, epf_layer_context *c, const epf_layer_f
     c->is_kept = false;
     st = run_forward(op, c, &a);
     c->is_kept = st == EPF_OK && a.keep_for_backward;
-    return st == EPF_E_NO_MEMORY ? epf_op_give_up(op, st) : st;
+    return end_pass(op, c, a.comm_buffer_id, st);
 }
 
 /* One row backwards through h = silu(g) u w, all in fp32; `work` is [5 I]. */
@@ -468,5 +477,5 @@ epf_status epf_layer_backward(epf_op *op, epf_layer_context *c, const epf_layer_
     EPF_TRY(epf_struct_import(&epf_spec_backward_args, args, &a));
     EPF_TRY(check_backward(op, c, &a));
     st = run_backward(op, c, &a);
-    return st == EPF_E_NO_MEMORY ? epf_op_give_up(op, st) : st;
+    return end_pass(op, c, a.comm_buffer_id, st);
 }

@@ -279,12 +279,16 @@ epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
         epf_word_epoch(fault->seen), epf_word_low(fault->seen));
 }
 
-epf_status epf_op_give_up(epf_op *op, epf_status status)
+epf_status epf_op_give_up(epf_op *op, epf_buffer_set *set, const epf_layout *layout,
+                          epf_status status)
 {
     epf_call call;
     epf_fault fault;
     if (op->shape.num_ranks == 1 || op->fault.status != EPF_OK) {
         return status;
+    }
+    if (layout != NULL) {
+        EPF_TRY(epf_op_reserve_rows(op, set, layout)); /* if it fails, it does on all ranks */
     }
     memset(&fault, 0, sizeof fault);
     fault.status = status;

@@ -58,8 +58,10 @@ void epf_op_signal_entered(const epf_call *call);
 /* Remembers what ended a call and says it; returns its status. */
 epf_status epf_op_fail(epf_op *op, const epf_fault *fault);
 
-/* Tells all ranks that this one ran out of memory between the calls of an operation; returns `status`. */
-epf_status epf_op_give_up(epf_op *op, epf_status status);
+/* Tells all ranks that this one ran out of memory in an operation; returns `status`.  Peers may be growing `set`
+ * for `layout` (NULL: they cannot be), where they see no abort: this rank takes part in that first. */
+epf_status epf_op_give_up(epf_op *op, epf_buffer_set *set, const epf_layout *layout,
+                          epf_status status);
 
 /* Remembers a failed exchange of the group, after which ranks may disagree; returns `status`. */
 epf_status epf_op_note(epf_op *op, epf_status status);

@@ -21,8 +21,8 @@
 /* What one preprocess works on. */
 typedef struct exchange {
     epf_op *op;
-    epf_layout *layout;
-    epf_call call; /* windows and epoch; no phase is run */
+    epf_layout *layout; /* NULL: no memory for one, which `refused` says */
+    epf_call call;      /* windows and epoch; no phase is run */
     int32_t parity;
     epf_preprocess_args args;
     epf_status refused; /* what is wrong with the call itself; told to all as well */
@@ -90,6 +90,7 @@ static epf_status count_slots(exchange *x, int32_t *counts, epf_posted_head *hea
     return EPF_OK;
 }
 
+/* `counts` is this rank's [E]; NULL where the head refuses. */
 static void post(exchange *x, const epf_posted_head *head, const int32_t *counts)
 {
     const epf_call *const c = &x->call;
@@ -101,7 +102,9 @@ static void post(exchange *x, const epf_posted_head *head, const int32_t *counts
         int32_t *const to_counts =
             (int32_t *)(void *)(c->control[r] + c->control_map.counts) + place * s->num_experts;
         *to_head = *head;
-        memcpy(to_counts, counts, (size_t)s->num_experts * sizeof *counts);
+        if (counts != NULL) {
+            memcpy(to_counts, counts, (size_t)s->num_experts * sizeof *counts);
+        }
         epf_store_release_sys_u64(epf_call_control_word(c, r, c->control_map.posted, c->rank),
                                   epf_word(c->phase.epoch, 0));
     }
@@ -144,8 +147,13 @@ static epf_status read_posted(exchange *x)
         }
         if (heads[r].status != EPF_OK) {
             return EPF_FAIL((epf_status)heads[r].status,
-                            "preprocess: rank %d refused its arguments", r);
+                            heads[r].status == EPF_E_NO_MEMORY
+                                ? "preprocess: rank %d had no memory for its layout"
+                                : "preprocess: rank %d refused its arguments",
+                            r);
         }
+    }
+    for (int32_t r = 0; r < s->num_ranks; r++) {
         l->input[r] = heads[r].num_tokens;
     }
     memcpy(l->counts, counts, (size_t)s->num_ranks * (size_t)s->num_experts * sizeof *counts);
@@ -305,7 +313,10 @@ static epf_status read_sources(exchange *x, epf_status mine)
         if (code != 0) {
             return r == c->rank ? mine
                                 : EPF_FAIL((epf_status) - (int32_t)code,
-                                           "preprocess: rank %d refused its scatter indices", r);
+                                           -(int32_t)code == EPF_E_NO_MEMORY
+                                               ? "preprocess: rank %d had no memory for its rows"
+                                               : "preprocess: rank %d refused its scatter indices",
+                                           r);
         }
     }
     memcpy(l->row_source, c->control[c->rank] + c->control_map.row_source,
@@ -322,14 +333,13 @@ static epf_status read_sources(exchange *x, epf_status mine)
 static epf_status run_exchange(exchange *x)
 {
     epf_posted_head head = {EPF_OK, 0, NO_SLOT, 0};
-    int32_t *const own_counts = x->layout->counts;
     epf_status st = x->refused != EPF_OK ? x->refused : check_tensors(x);
     if (st == EPF_OK) {
         head.num_tokens = (int32_t)x->args.exp_indices.shape[0];
-        st = count_slots(x, own_counts, &head);
+        st = count_slots(x, x->layout->counts, &head);
     }
     head.status = st;
-    post(x, &head, own_counts);
+    post(x, &head, st == EPF_OK ? x->layout->counts : NULL);
     EPF_TRY(wait_all(x, EPF_OBJECT_POSTED));
     EPF_TRY(read_posted(x));
     st = lay_out(x);
@@ -338,8 +348,8 @@ static epf_status run_exchange(exchange *x)
     return read_sources(x, st);
 }
 
-/* The layout to work on; a temporary one where the caller's cannot be used. */
-static epf_status take_layout(exchange *x, epf_layout **layout)
+/* The layout to work on.  Where there is none the call is refused, which all ranks are told. */
+static void take_layout(exchange *x, epf_layout **layout)
 {
     const bool is_usable = layout != NULL && (*layout == NULL || (*layout)->op == x->op);
     if (!is_usable && x->refused == EPF_OK) {
@@ -348,9 +358,9 @@ static epf_status take_layout(exchange *x, epf_layout **layout)
     }
     if (is_usable && *layout != NULL) {
         x->layout = *layout;
-        return EPF_OK;
+    } else if (x->refused == EPF_OK) {
+        x->refused = epf_layout_create(x->op, &x->layout);
     }
-    return epf_layout_create(x->op, &x->layout);
 }
 
 epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layout **layout)
@@ -361,17 +371,19 @@ epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layou
     EPF_TRY(epf_op_check_ready(op, "epf_preprocess"));
     x.op = op;
     x.refused = epf_struct_import(&epf_spec_preprocess_args, args, &x.args);
-    EPF_TRY(take_layout(&x, layout));
-    x.layout->is_filled = false;
+    take_layout(&x, layout);
+    if (x.layout != NULL) {
+        x.layout->is_filled = false;
+    }
     st = epf_op_next_epoch(op);
     if (st == EPF_OK) {
         epf_op_fill_call(op, &op->sets[0], &x.call);
-        x.layout->epoch = op->epoch;
         x.parity = (int32_t)(op->num_preprocess++ & 1u);
         st = run_exchange(&x);
     }
-    x.layout->is_filled = st == EPF_OK;
     if (st == EPF_OK) {
+        x.layout->epoch = op->epoch;
+        x.layout->is_filled = true;
         *layout = x.layout;
     } else if (layout == NULL || x.layout != *layout) {
         epf_layout_destroy(x.layout);
