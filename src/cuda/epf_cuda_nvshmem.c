@@ -114,7 +114,7 @@ static void environment_set(void)
 
 static epf_status load(void)
 {
-    const char *path = getenv("EPFUSE_NVSHMEM_LIB");
+    const char *path = secure_getenv("EPFUSE_NVSHMEM_LIB");
     struct api found;
     if (is_loaded) {
         return EPF_OK;
@@ -164,6 +164,10 @@ static bool has_world(void)
 static void offer_make(const epf_comm *comm, world_offer *own)
 {
     memset(own, 0, sizeof *own);
+    own->status = load();
+    if (own->status != EPF_OK) {
+        return;
+    }
     own->id.version = STRUCT_VERSION + (int)sizeof own->id;
     own->has_world = has_world();
     if (own->has_world) {
@@ -177,10 +181,14 @@ static void offer_make(const epf_comm *comm, world_offer *own)
 /* The same answer on all ranks: is there a world to share, or one to make? */
 static epf_status offers_check(const epf_comm *comm, const world_offer *offers)
 {
-    if (offers[0].status != EPF_OK) {
-        return comm->rank == 0 ? (epf_status)offers[0].status
-                               : EPF_FAIL((epf_status)offers[0].status,
-                                          "NVSHMEM: nvshmemx_get_uniqueid failed on rank 0");
+    for (int32_t r = 0; r < comm->num_ranks; r++) {
+        const epf_status st = (epf_status)offers[r].status;
+        if (st != EPF_OK && offers[comm->rank].status == st) {
+            return st; /* our own text is already recorded */
+        }
+        if (st != EPF_OK) {
+            return EPF_FAIL(st, "NVSHMEM: rank %" PRId32 " cannot use it", r);
+        }
     }
     for (int32_t r = 0; r < comm->num_ranks; r++) {
         const bool fits = offers[r].pe == r && offers[r].num_pes == comm->num_ranks;
@@ -219,7 +227,6 @@ static epf_status join(epf_comm *comm)
 {
     world_offer own;
     world_offer *offers = comm->scratch;
-    EPF_TRY(epf_comm_agree(comm, load()));
     offer_make(comm, &own);
     EPF_TRY(epf_comm_all_gather(comm, &own, offers, sizeof own));
     EPF_TRY(offers_check(comm, offers));
