@@ -19,7 +19,7 @@
  * grows, and each wait is for "at least", so an older value seen is a wait that goes on, which the
  * search covers by letting the waiter step later.
  *
- * Before the include: THREADS (at most 7), WORDS.
+ * Before the include: W (ranks), THREADS (at most 7), WORDS.
  */
 #define WRITTEN 1
 #define READ_BY(t) (2 << (t))
@@ -86,6 +86,33 @@ inline store_release(t, w, stored)
 inline store_relaxed(w, stored)
 {
     d_step { word[w] = (stored); carried[w] = 0 }
+}
+
+/* The same value to W words, `first` on rank 0, then every W-th, in one step.  Between the stores of such a
+ * loop a rank looks at nothing, and who waits for a word that comes later is as good as not yet asked to
+ * step; so single steps would add states but no outcome.  Not for ranks that may be killed in the loop. */
+inline tell_release(t, first, stored)
+{
+    d_step {
+        scan = 0;
+        do
+        :: scan < W -> word[(first) + scan * W] = (stored); carried[(first) + scan * W] = known[t]; scan++
+        :: else -> break
+        od;
+        scan = 0
+    }
+}
+
+inline tell_relaxed(first, stored)
+{
+    d_step {
+        scan = 0;
+        do
+        :: scan < W -> word[(first) + scan * W] = (stored); carried[(first) + scan * W] = 0; scan++
+        :: else -> break
+        od;
+        scan = 0
+    }
 }
 
 inline wait_acquire(t, w, least)

@@ -45,13 +45,11 @@ byte other[CALLS + 1];
 
 inline signal_entered()
 {
-    for (p : 0 .. W - 1) {
 #ifdef TWIN_ENTERED_RELAXED
-        store_relaxed(ENTERED(p, me), epoch)
+    tell_relaxed(ENTERED(0, me), epoch)
 #else
-        store_release(me, ENTERED(p, me), epoch)
+    tell_release(me, ENTERED(0, me), epoch)
 #endif
-    }
 }
 
 inline wait_all_entered(least)
@@ -59,6 +57,7 @@ inline wait_all_entered(least)
     for (p : 0 .. W - 1) {
         wait_acquire(me, ENTERED(me, p), least)
     }
+    p = 0
 }
 
 /* Brings the row to home and flags it. */
@@ -104,15 +103,14 @@ inline serial()
         plain_write(me, epoch)
     :: else
     fi;
-    for (p : 0 .. W - 1) {
-        store_release(me, BARRIER(p, me), epoch)
-    }
+    tell_release(me, BARRIER(0, me), epoch);
     if
     :: me == who ->
         wait_all_entered(epoch);
         for (p : 0 .. W - 1) {
             wait_acquire(me, BARRIER(me, p), epoch)
         }
+        p = 0;
         plain_read(me, epoch)
     :: else
     fi;

@@ -141,11 +141,23 @@ twins reuse -DW=2 -- FREE_EPOCH_EARLY FREE_EPOCH_NONE ENTERED_RELAXED DISPATCH_U
 both saving -DW=2
 check safety saving -DW=3
 twins saving -DW=2 -- FLAG_RELAXED FLAG_BEFORE_DATA FLAG_BESIDE_CARRIER CARRIER_READ_EARLY OLD_FLAG NO_JOIN
+both epochs -DW=2
+twins epochs -DW=2 -- NO_FIRST_MEETING NO_SECOND_MEETING NOT_ZEROED LOCAL_KEPT FREE_EPOCH_KEPT
+both serial -DW=2 -DCALLS=1
+twins serial -DW=2 -- ONE_TILE_EARLY BARRIER_RELAXED ADD_RELAXED COUNT_BEFORE_STORE COUNT_GOES_ON \
+    BARRIER_OF_BEFORE EMPTY_RANK_SILENT
+both scatter -DW=2
+twins scatter -DW=2 -- ONE_TILE_EARLY FLAG_RELAXED ADD_RELAXED COUNT_BEFORE_STORE COUNT_OF_ANY_CALL \
+    FLAG_BEFORE_PUSH
 
 if $nightly; then
     check safety reuse -DW=2 -DCALLS=4
     check safety reuse -DW=3
     check safety saving -DW=3 -DCALLS=3
+    both epochs -DW=3
+    check safety serial -DW=2
+    check safety serial -DW=3 -DCALLS=1
+    check safety scatter -DW=3
 fi
 
 echo "$passed passed, $failed failed"
