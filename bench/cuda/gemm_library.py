@@ -12,7 +12,9 @@ class Args(ctypes.Structure):
         ("a_rows", ctypes.c_int64)] + [(name, ctypes.c_void_p) for name in (
             "a", "b", "c", "raw", "row_ptr", "row_weight", "gather", "rows", "row_offset", "queue")] + [
         ("expected_rows", ctypes.c_int64)] + [(name, ctypes.c_int32) for name in (
-            "sm_margin", "block_n", "cluster_m", "cluster_n", "group_m", "short_last")]
+            "sm_margin", "block_n", "cluster_m", "cluster_n", "group_m", "short_last",
+            "row_weight_dtype")] + [(name, ctypes.c_int64) for name in (
+                "a_stride", "b_stride", "c_stride", "raw_stride")]
 
 
 class Library:

@@ -72,16 +72,21 @@ typedef struct epf_call {
 
 /* The low half of `entered`: what all ranks of a call must agree on.  Operation in 4 bits, buffer set in 4,
  * the low 24 bits of the epoch in which the layout was made. */
-EPF_HD uint32_t epf_call_tag(const epf_call *c)
+EPF_HD uint32_t epf_tag(int32_t kind, int32_t set_index, uint32_t layout_epoch)
 {
-    return (uint32_t)c->phase.kind | (uint32_t)c->set_index << 4 |
-           (c->layout_epoch & 0xffffffu) << 8;
+    return (uint32_t)kind | (uint32_t)set_index << 4 | (layout_epoch & 0xffffffu) << 8;
 }
 
-/* `word` is a rank's `entered`: it is in this epoch with another operation, buffer set or layout than ours. */
-EPF_HD bool epf_call_is_mismatch(const epf_call *c, uint64_t word)
+EPF_HD uint32_t epf_call_tag(const epf_call *c)
 {
-    return epf_word_epoch(word) == c->phase.epoch && epf_word_low(word) != epf_call_tag(c);
+    return epf_tag(c->phase.kind, c->set_index, c->layout_epoch);
+}
+
+/* `word` is a rank's `entered`, `own` what this rank stored as its own: both are in the same epoch, but the other
+ * rank with another operation, buffer set or layout. */
+EPF_HD bool epf_entered_is_mismatch(uint64_t own, uint64_t word)
+{
+    return epf_word_epoch(word) == epf_word_epoch(own) && word != own;
 }
 
 EPF_HD uint32_t epf_tag_kind(uint64_t word)

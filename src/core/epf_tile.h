@@ -70,27 +70,43 @@ EPF_HD epf_tile epf_tile_of_m(const epf_tile_map *map, int32_t m_tile)
     return tile;
 }
 
+/* M-tile and N-tile of an expert's task, both counted from the expert's first. */
+typedef struct epf_tile_place {
+    int32_t m;
+    int32_t n;
+} epf_tile_place;
+
 /*
- * Task `index` of the launch, which belongs to `expert`.  One expert has fewer than 2^31 tasks, so the
- * divisions are of 32 bits: on a GPU those of 64 bits cost a hundred instructions each.
+ * The place of an expert's task `in_expert` among its num_m M-tiles.  One expert has fewer than 2^31 tasks, so
+ * the divisions are of 32 bits: on a GPU those of 64 bits cost a hundred instructions each.
  */
+EPF_HD epf_tile_place epf_tile_sweep(int32_t in_expert, int32_t num_m, int32_t num_n_tiles,
+                                     int32_t group_m)
+{
+    const int32_t group = in_expert / (group_m * num_n_tiles);
+    const int32_t in_group = in_expert - group * group_m * num_n_tiles;
+    const int32_t group_begin = group * group_m;
+    const int32_t left = num_m - group_begin;
+    const int32_t group_size = left < group_m ? left : group_m;
+    epf_tile_place place;
+    place.m = group_begin + in_group % group_size;
+    place.n = in_group / group_size;
+    return place;
+}
+
+/* Task `index` of the launch, which belongs to `expert`. */
 EPF_HD epf_tile epf_tile_in_expert(const epf_tile_map *map, int32_t expert, int64_t index)
 {
     const int32_t first_tile = map->tile_offset[expert];
     const int32_t num_m = map->tile_offset[expert + 1] - first_tile;
     const int32_t in_expert = (int32_t)(index - (int64_t)first_tile * map->num_n_tiles);
-    const int32_t group = in_expert / (map->group_m * map->num_n_tiles);
-    const int32_t in_group = in_expert - group * map->group_m * map->num_n_tiles;
-    const int32_t group_begin = group * map->group_m;
-    const int32_t left = num_m - group_begin;
-    const int32_t group_size = left < map->group_m ? left : map->group_m;
-    const int32_t in_expert_m = group_begin + in_group % group_size;
-    const int32_t first = in_expert_m * map->block_m;
+    const epf_tile_place place = epf_tile_sweep(in_expert, num_m, map->num_n_tiles, map->group_m);
+    const int32_t first = place.m * map->block_m;
     const int32_t rest = map->rows[expert] - first;
     epf_tile tile;
     tile.expert = expert;
-    tile.m_tile = first_tile + in_expert_m;
-    tile.n_tile = in_group / group_size;
+    tile.m_tile = first_tile + place.m;
+    tile.n_tile = place.n;
     tile.row_begin = map->row_offset[expert] + first;
     tile.num_rows = rest < map->block_m ? rest : map->block_m;
     return tile;

@@ -76,7 +76,7 @@ static bool is_mismatch(const epf_exec *exec, const epf_call *call, const epf_ne
         return false;
     }
     word = epf_load_relaxed_sys_u64(word_at(exec, call, need->object, peer));
-    if (!epf_call_is_mismatch(call, word)) {
+    if (!epf_entered_is_mismatch(epf_word(call->phase.epoch, epf_call_tag(call)), word)) {
         return false;
     }
     memset(fault, 0, sizeof *fault);

@@ -23,6 +23,8 @@ extern "C" {
  */
 typedef struct epf_cuda_phase_args {
     epf_cuda_call call;
+    uint8_t *
+        own_set; /* this rank's own window of the buffer set: call.call.set[rank], which the host cannot read */
     bool weight_n_major;
     int32_t num_ctas; /* CTAs of the launch, one per SM; epf_cuda_phase_max_ctas() at most; even */
     int64_t expected_rows; /* R if known, to pick a tile; 0: not known */

@@ -36,8 +36,8 @@ static __device__ __forceinline__ bool epf_device_is_aborted(const epf_cuda_call
 }
 
 /* Tells this rank's host, once. */
-static __device__ __noinline__ void epf_device_report(const epf_cuda_call &c,
-                                                      const epf_fault &fault)
+static __device__ __forceinline__ void epf_device_report(const epf_cuda_call &c,
+                                                         const epf_fault &fault)
 {
     if (epf_cas_acq_rel_gpu_u32(&c.state->failed, 0, 1) == 0) {
         c.report->fault = fault;
@@ -46,7 +46,8 @@ static __device__ __noinline__ void epf_device_report(const epf_cuda_call &c,
 }
 
 /* Gives up for all ranks: the first to do so on this rank tells its host and every rank. */
-static __device__ __noinline__ void epf_device_raise(const epf_cuda_call &c, const epf_fault &fault)
+static __device__ __forceinline__ void epf_device_raise(const epf_cuda_call &c,
+                                                        const epf_fault &fault)
 {
     if (epf_cas_acq_rel_gpu_u32(&c.state->failed, 0, 1) != 0) {
         return;
@@ -60,7 +61,7 @@ static __device__ __noinline__ void epf_device_raise(const epf_cuda_call &c, con
 }
 
 /* After an abort that another rank raised: passes its record on to our host. */
-static __device__ __noinline__ void epf_device_pass_on(const epf_cuda_call &c)
+static __device__ __forceinline__ void epf_device_pass_on(const epf_cuda_call &c)
 {
     const uint32_t by = epf_load_acquire_sys_u32(epf_device_abort(c.call, c.call.rank));
     if (by >= 1 && by <= (uint32_t)c.call.shape.num_ranks) {
@@ -75,9 +76,9 @@ struct epf_wait_for {
     int64_t index;
 };
 
-static __device__ __noinline__ bool epf_device_wait_slow(const epf_cuda_call &c,
-                                                         const uint64_t *word, uint64_t at_least,
-                                                         const epf_wait_for &what)
+static __device__ __forceinline__ bool epf_device_wait_slow(const epf_cuda_call &c,
+                                                            const uint64_t *word, uint64_t at_least,
+                                                            const epf_wait_for &what)
 {
     const uint64_t begin = epf_device_clock_ns();
     for (uint32_t spins = 1;; spins++) {

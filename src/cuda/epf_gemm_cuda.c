@@ -8,9 +8,9 @@
 
 #include "base/epf_error.h"
 #include "core/epf_base.h"
-#include "cuda/epf_gemm_sm90.h"
+#include "cuda/epf_gemm_launch.h"
 
-enum { BLOCK_M = 128, THREADS = 384 };
+enum { BLOCK_M = 128, THREADS = EPF_GEMM_THREADS };
 
 typedef CUresult encode_tiled_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
                                  const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
@@ -31,6 +31,9 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
                   "dtype is %d; a grouped GEMM on the device takes bf16 or fp16", args->dtype);
     EPF_CHECK_ARG(args->num_experts >= 1 && args->num_experts <= EPF_GEMM_MAX_EXPERTS,
                   "num_experts is %d; it must be 1 .. %d", args->num_experts, EPF_GEMM_MAX_EXPERTS);
+    EPF_CHECK_ARG(args->short_last <= 0 || 2 * args->num_experts <= EPF_GEMM_MAX_GROUPS,
+                  "short_last is %d; with %d experts it must not be above 0", args->short_last,
+                  args->num_experts);
     EPF_CHECK_ARG(args->n > 0 && args->n % 8 == 0, "n is %d; it must be a positive multiple of 8",
                   args->n);
     if (args->weight_grad) {
@@ -39,6 +42,10 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
         EPF_CHECK_ARG((int64_t)args->m * args->num_experts <= INT32_MAX,
                       "m * num_experts is %lld; it must be below 2^31",
                       (long long)args->m * args->num_experts);
+        EPF_CHECK_ARG(epf_ceil_div(args->m, BLOCK_M) * epf_ceil_div(args->n, BLOCK_M) <=
+                          INT32_MAX / args->num_experts,
+                      "m, n are %d, %d; %d experts must have fewer than 2^31 tiles together",
+                      args->m, args->n, args->num_experts);
         EPF_CHECK_ARG(args->epilogue == EPF_GEMM_STORE && !args->gather,
                       "a weight gradient is stored as it is, from rows in place");
     } else {
@@ -56,17 +63,28 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
                   "n is %d; SwiGLU needs a multiple of 16", args->n);
     EPF_CHECK_ARG(!args->row_ptr || args->epilogue == EPF_GEMM_STORE,
                   "row_ptr is given; SwiGLU stores to c only");
+    EPF_CHECK_ARG(
+        args->a_stride % 8 == 0 && args->b_stride % 8 == 0 && args->c_stride % 8 == 0 &&
+            args->raw_stride % 8 == 0,
+        "a_stride, b_stride, c_stride, raw_stride are %lld, %lld, %lld, %lld; they must be "
+        "multiples of 8",
+        (long long)args->a_stride, (long long)args->b_stride, (long long)args->c_stride,
+        (long long)args->raw_stride);
+    EPF_CHECK_ARG(!args->gather || args->a_stride == 0 || args->a_stride == args->k,
+                  "a_stride is %lld; gathered rows must be dense", (long long)args->a_stride);
     EPF_CHECK_ARG(args->a && args->b && args->rows && (args->c || args->row_ptr),
                   "a, b, rows and one of c and row_ptr must be given");
     return EPF_OK;
 }
 
-/* A dense tensor of 16-bit elements, innermost dimension first, read in boxes. */
+/* A tensor of 16-bit elements, innermost dimension first, read in boxes; stride of dimension 1, in elements,
+ * 0: dense. */
 typedef struct map_shape {
     int32_t dtype;
     cuuint32_t rank;
     cuuint64_t size[3];
     cuuint32_t box[3];
+    int64_t stride;
 } map_shape;
 
 static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *shape)
@@ -74,6 +92,7 @@ static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *
     const cuuint32_t steps[3] = {1, 1, 1};
     cuuint64_t strides[2];
     cuuint64_t bytes = 2;
+    const cuuint64_t row = shape->stride > 0 ? (cuuint64_t)shape->stride : shape->size[0];
     void *symbol = NULL;
     enum cudaDriverEntryPointQueryResult found;
     encode_tiled_fn *encode;
@@ -87,7 +106,7 @@ static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *
     }
     encode = (encode_tiled_fn *)symbol;
     for (cuuint32_t i = 0; i + 1 < shape->rank; i++) {
-        bytes *= shape->size[i];
+        bytes *= i == 0 ? row : shape->size[i];
         strides[i] = bytes;
     }
     result = encode(map,
@@ -112,9 +131,14 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
     const cuuint64_t n = (cuuint64_t)args->n;
     const cuuint64_t k = args->weight_grad ? rows : (cuuint64_t)args->k;
     const cuuint64_t experts = args->weight_grad ? 1 : (cuuint64_t)args->num_experts;
-    map_shape a = {args->dtype, 2, {0, rows, 1}, {EPF_GEMM_BLOCK_K, EPF_GEMM_SLAB, 1}};
-    map_shape c = {args->dtype, 2, {0, 0, 1}, {64, EPF_GEMM_STORE_ROWS, 1}};
-    map_shape b = {args->dtype, 3, {k, n, experts}, {EPF_GEMM_BLOCK_K, 0, 1}};
+    map_shape a = {
+        args->dtype, 2, {0, rows, 1}, {EPF_GEMM_BLOCK_K, EPF_GEMM_SLAB, 1}, args->a_stride};
+    map_shape c = {args->dtype, 2, {0, 0, 1}, {64, EPF_GEMM_STORE_ROWS, 1}, args->c_stride};
+    map_shape b = {args->dtype,
+                   3,
+                   {k, n, experts},
+                   {EPF_GEMM_BLOCK_K, 0, 1},
+                   args->weight_grad ? args->b_stride : 0};
 
     a.size[0] = (cuuint64_t)(args->weight_grad ? args->m : args->k);
     b.box[1] = (cuuint32_t)variant->block_n / 2;
@@ -131,6 +155,7 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
         EPF_TRY(make_map(&out->map_c, args->c, &c));
     }
     c.size[0] = n;
+    c.stride = args->raw_stride;
     return args->raw && args->epilogue == EPF_GEMM_SWIGLU ? make_map(&out->map_raw, args->raw, &c)
                                                           : EPF_OK;
 }
@@ -205,29 +230,70 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
     return EPF_OK;
 }
 
-static epf_status launch(const epf_gemm_sm90_variant *variant, epf_gemm_sm90_args *kernel_args,
-                         int32_t num_sms, cudaStream_t stream)
+epf_status epf_gemm_sm90_launch(const epf_cuda_kernel *kernel, void *kernel_args, void *stream)
 {
-    const unsigned cluster = (unsigned)(variant->cluster_m * variant->cluster_n);
     cudaLaunchAttribute attribute = {0};
     cudaLaunchConfig_t config = {0};
     void *params[] = {kernel_args};
 
     attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.x = (unsigned)kernel->cluster;
     attribute.val.clusterDim.y = 1;
     attribute.val.clusterDim.z = 1;
-    config.gridDim = (dim3){(unsigned)num_sms / cluster * cluster, 1, 1};
+    config.gridDim = (dim3){(unsigned)(kernel->num_ctas / kernel->cluster * kernel->cluster), 1, 1};
     config.blockDim = (dim3){THREADS, 1, 1};
-    config.dynamicSmemBytes = (size_t)variant->smem_bytes;
-    config.stream = stream;
+    config.dynamicSmemBytes = (size_t)kernel->smem_bytes;
+    config.stream = (cudaStream_t)stream;
     config.attrs = &attribute;
     config.numAttrs = 1;
-    EPF_TRY(check_cuda(cudaFuncSetAttribute(variant->kernel,
+    EPF_TRY(check_cuda(cudaFuncSetAttribute(kernel->function,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            variant->smem_bytes),
-                       "shared memory of the grouped GEMM"));
-    return check_cuda(cudaLaunchKernelExC(&config, variant->kernel, params), "grouped GEMM launch");
+                                            kernel->smem_bytes),
+                       "shared memory of a kernel"));
+    return check_cuda(cudaLaunchKernelExC(&config, kernel->function, params), "launch");
+}
+
+static epf_status launch(const epf_gemm_sm90_variant *variant, epf_gemm_sm90_args *kernel_args,
+                         int32_t num_sms, void *stream)
+{
+    const epf_cuda_kernel kernel = {variant->kernel, variant->smem_bytes,
+                                    variant->cluster_m * variant->cluster_n, num_sms};
+    return epf_gemm_sm90_launch(&kernel, kernel_args, stream);
+}
+
+/* What the rows of C hold: all columns, or those of the activation. */
+static int32_t stored_columns(const epf_gemm_cuda_args *args)
+{
+    return args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : args->n;
+}
+
+epf_status epf_gemm_sm90_fill(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant *variant,
+                              epf_gemm_sm90_args *out)
+{
+    const int32_t task_n = variant->block_n * variant->cluster_n;
+    EPF_TRY(make_maps(args, variant, out));
+    out->rows = args->rows;
+    out->row_offset = args->row_offset;
+    out->gather = args->gather;
+    out->a = args->a;
+    out->c = args->c;
+    out->raw = args->raw;
+    out->c_stride = args->c_stride > 0 ? args->c_stride : stored_columns(args);
+    out->raw_stride = args->raw_stride > 0 ? args->raw_stride : args->n;
+    out->row_ptr = args->row_ptr;
+    out->row_weight = args->row_weight;
+    out->row_weight_bf16 = args->row_weight_dtype == EPF_DTYPE_BF16;
+    out->queue = args->queue;
+    out->num_experts = args->num_experts;
+    out->n = args->n;
+    out->k = args->k;
+    out->m = args->m;
+    out->half = args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : 0;
+    out->num_n_tiles =
+        (int32_t)(out->half ? epf_ceil_div(out->half, task_n / 2) : epf_ceil_div(args->n, task_n));
+    out->group_m = args->group_m ? args->group_m : 8 / variant->cluster_m;
+    out->short_last = args->short_last > 0 && !args->weight_grad;
+    return EPF_OK;
 }
 
 epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
@@ -237,7 +303,6 @@ epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
     int device = 0;
     int num_sms = 0;
     int major = 0;
-    int32_t task_n;
 
     EPF_TRY(check_args(args));
     EPF_TRY(pick_variant(args, &variant));
@@ -252,26 +317,6 @@ epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
     }
     EPF_CHECK_ARG(args->sm_margin >= 0 && args->sm_margin <= num_sms - 2,
                   "sm_margin is %d; it must be 0 .. %d", args->sm_margin, num_sms - 2);
-    EPF_TRY(make_maps(args, variant, &kernel_args));
-    kernel_args.rows = args->rows;
-    kernel_args.row_offset = args->row_offset;
-    kernel_args.gather = args->gather;
-    kernel_args.a = args->a;
-    kernel_args.c = args->c;
-    kernel_args.raw = args->raw;
-    kernel_args.row_ptr = args->row_ptr;
-    kernel_args.row_weight = args->row_weight;
-    kernel_args.queue = args->queue;
-    kernel_args.num_experts = args->num_experts;
-    kernel_args.n = args->n;
-    kernel_args.k = args->k;
-    kernel_args.m = args->m;
-    kernel_args.half = args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : 0;
-    task_n = variant->block_n * variant->cluster_n;
-    kernel_args.num_n_tiles =
-        (int32_t)(kernel_args.half ? epf_ceil_div(kernel_args.half, task_n / 2)
-                                   : epf_ceil_div(args->n, task_n));
-    kernel_args.group_m = args->group_m ? args->group_m : 8 / variant->cluster_m;
-    kernel_args.short_last = args->short_last > 0;
-    return launch(variant, &kernel_args, num_sms - args->sm_margin, (cudaStream_t)stream);
+    EPF_TRY(epf_gemm_sm90_fill(args, variant, &kernel_args));
+    return launch(variant, &kernel_args, num_sms - args->sm_margin, stream);
 }

@@ -40,7 +40,7 @@ typedef struct epf_gemm_cuda_args {
     void *raw;           /* SwiGLU: [R, N], the rounded product as well; or NULL            */
     void *const
         *row_ptr; /* [R] device pointers: where each row goes instead of c, or NULL; not SwiGLU */
-    const float *row_weight;   /* [R] SwiGLU; NULL: 1                                             */
+    const void *row_weight;    /* [R] SwiGLU; NULL: 1                                             */
     const int32_t *gather;     /* [R] row of a for each row; NULL: the same row                   */
     const int32_t *rows;       /* [G]                                                             */
     const int32_t *row_offset; /* [G]; NULL: experts follow each other without gaps               */
@@ -53,6 +53,11 @@ typedef struct epf_gemm_cuda_args {
     int32_t cluster_n;         /* 0: picked; else 1 or 2                                          */
     int32_t group_m;           /* 0: picked                                                       */
     int32_t short_last;        /* 0: picked; 1: tiles of fewer rows last; -1: in their turn       */
+    int32_t row_weight_dtype;  /* EPF_DTYPE_F32 (also 0) or EPF_DTYPE_BF16                        */
+    int64_t a_stride;          /* elements from row to row; 0: dense; a multiple of 8             */
+    int64_t b_stride;          /* the same of b; weight_grad only                                 */
+    int64_t c_stride;          /* the same of c                                                   */
+    int64_t raw_stride;        /* the same of raw                                                 */
 } epf_gemm_cuda_args;
 
 /*

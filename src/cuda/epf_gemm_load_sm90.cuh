@@ -63,16 +63,16 @@ static __device__ __forceinline__ void load_b(const epf_gemm_sm90_args &args, co
 }
 
 template <class C, class Hooks>
-static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                 gemm_ring<C::kStages> &ring)
 {
-    gemm_ring<C::kStages> ring;
     for (;; ring.count_task()) {
         mbarrier_wait(&smem.ready, ring.tasks() % 2);
         const gemm_task task = smem.task[ring.tasks() % kTaskSlots];
         if (task.end) {
             break;
         }
-        Hooks::before_loads(args, task);
+        Hooks::before_loads();
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
             const uint32_t place = smem_address(smem.ring[ring.stage()]);
@@ -88,7 +88,9 @@ static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args,
             ring.advance();
         }
     }
-    load_end(smem, ring);
+    mbarrier_arrive(&smem.wanted, 1); /* a next pass may be planned */
+    load_end<C>(smem, ring);
+    ring.count_task();
 }
 
 /* This thread's share of the gathered rows: one 16-byte piece of every sixteenth row. */
@@ -144,19 +146,18 @@ static __device__ __forceinline__ void gather_signal(uint64_t *bar)
  * As load_role(), with A gathered by all four warps.  Before a stage is waited for, the one issued kLag
  * steps ago is signalled, so that math never starves behind its own release of a stage.
  */
-template <class C, class Hooks>
+template <class C>
 static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &args,
                                                    gemm_smem<C> &smem)
 {
     constexpr int kLag = 2;
-    task_walk walk = walk_begin(args, smem);
+    task_walk walk = walk_begin<C>(args, smem, 0);
     gemm_task task;
     gemm_ring<C::kStages> ring;
     gemm_ring<C::kStages> signalled;
     uint32_t unsignalled = 0;
     gather_rows mine;
-    while (walk_next(args, smem, walk, task)) {
-        Hooks::before_loads(args, task);
+    while (walk_next<C>(args, smem, walk, task)) {
         gather_begin(args, task, mine);
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
@@ -182,7 +183,7 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
             ring.advance();
             unsignalled++;
         }
-        walk_publish(args, smem, walk);
+        walk_publish<C>(args, smem, walk);
         cp_async_wait<
             0>(); /* finding the next rows takes as long as math has work with these stages */
         for (; unsignalled > 0; unsignalled--) {
@@ -192,7 +193,7 @@ static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &arg
     }
     if (threadIdx.x == 0) {
         smem.task[task_slot(walk)] = end_task<C>();
-        load_end(smem, ring);
+        load_end<C>(smem, ring);
         walk_done<C>(args);
     }
 }

@@ -124,12 +124,12 @@ template <class C> static __device__ __forceinline__ int part_of(int step, int s
  * of the first k-steps.  Every task has as many k-steps as there are parts.
  */
 template <class C, class Hooks>
-static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                 gemm_ring<C::kStages> &ring)
 {
     const int slab = (threadIdx.x - kLoadThreads) / 128;
     float acc[C::kBlockN / 2];
     rounded_tile<C> done;
-    gemm_ring<C::kStages> ring;
     for (;; ring.count_task()) {
         const gemm_task &task = smem.task[ring.tasks() % kTaskSlots];
         const gemm_task &before = smem.task[(ring.tasks() - 1) % kTaskSlots];
@@ -139,6 +139,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
             skip_task<C, Hooks>(args, smem, ring, done, before, num_k);
             if (task.end) {
                 bulk_wait_read();
+                ring.count_task();
                 return;
             }
             continue;

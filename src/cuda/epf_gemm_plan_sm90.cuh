@@ -37,27 +37,21 @@ static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &ar
         const int e = base + lane;
         const bool exists = e < args.num_experts;
         const int32_t rows = exists ? args.rows[e] : 0;
-        const int32_t out_rows = C::kColumns ? (exists ? args.m : 0) : rows;
-        const int32_t rest = args.short_last ? out_rows % block_m : 0;
-        const int32_t full_tiles = (out_rows - rest + block_m - 1) / block_m;
+        const int32_t rest = args.short_last ? rows % block_m : 0;
+        const int32_t full_tiles = (rows - rest + block_m - 1) / block_m;
         const int32_t short_tiles = rest > 0 ? 1 : 0;
         const int32_t row_end = rows_before + warp_scan(rows);
         const int32_t full_end = full_before + warp_scan(full_tiles);
         const int32_t short_end = short_before + warp_scan(short_tiles);
         if (exists) {
             const int32_t first = args.row_offset ? args.row_offset[e] : row_end - rows;
-            const int32_t out_first = C::kColumns ? e * args.m : first;
-            smem.rows[e] = out_rows - rest;
-            smem.row_offset[e] = out_first;
+            smem.rows[e] = rows - rest;
+            smem.row_offset[e] = first;
             smem.tile_offset[e] = full_end - full_tiles;
             if (args.short_last) {
                 smem.rows[args.num_experts + e] = rest;
-                smem.row_offset[args.num_experts + e] = out_first + out_rows - rest;
+                smem.row_offset[args.num_experts + e] = first + rows - rest;
                 smem.tile_offset[args.num_experts + e] = short_end - short_tiles;
-            }
-            if constexpr (C::kColumns) {
-                smem.k_rows[e] = rows;
-                smem.k_offset[e] = first;
             }
         }
         rows_before = __shfl_sync(~0u, row_end, 31);
@@ -117,9 +111,9 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
         task.n_tile = tile.n_tile * 2 + (int32_t)cta;
     }
     if constexpr (C::kColumns) {
-        task.k_rows = smem.k_rows[task.expert];
+        task.k_rows = smem.rows[task.expert];
         task.num_k = max((task.k_rows + kBlockK - 1) / kBlockK, C::kMinSteps);
-        task.k_begin = smem.k_offset[task.expert];
+        task.k_begin = smem.row_offset[task.expert];
     }
     return task;
 }
@@ -132,14 +126,15 @@ struct task_walk {
     uint32_t fetched; /* index of the next task */
 };
 
+/* `count`: tasks of earlier passes through the ring, their ends among them. */
 template <class C>
 static __device__ __forceinline__ task_walk walk_begin(const epf_gemm_sm90_args &args,
-                                                       const gemm_smem<C> &smem)
+                                                       const gemm_smem<C> &smem, uint32_t count)
 {
     task_walk walk;
-    walk.map = tile_map(args, smem);
+    walk.map = tile_map<C>(args, smem);
     walk.cursor = epf_tile_begin(blockIdx.x / C::kCluster, gridDim.x / C::kCluster);
-    walk.count = 0;
+    walk.count = count;
     walk.fetched = 0;
     return walk;
 }
@@ -148,6 +143,41 @@ static __device__ __forceinline__ task_walk walk_begin(const epf_gemm_sm90_args 
 static __device__ __forceinline__ uint32_t task_slot(const task_walk &walk)
 {
     return (walk.count - 1) % kTaskSlots;
+}
+
+/* The tile of a weight gradient: every expert's output has the same M rows, whatever the rows it sums over. */
+template <class C>
+static __device__ __forceinline__ bool next_grad_tile(const epf_gemm_sm90_args &args,
+                                                      epf_tile_cursor &cursor, epf_tile &tile)
+{
+    const int32_t block_m = kBlockM * C::kClusterM;
+    const int32_t num_m = (args.m + block_m - 1) / block_m;
+    const int32_t per_expert = num_m * args.num_n_tiles;
+    const int32_t index =
+        (int32_t)cursor.index; /* the host checks that there are fewer than 2^31 */
+    tile.expert = index / per_expert;
+    if (tile.expert >= args.num_experts) {
+        return false;
+    }
+    const epf_tile_place place =
+        epf_tile_sweep(index - tile.expert * per_expert, num_m, args.num_n_tiles, args.group_m);
+    tile.m_tile = tile.expert * num_m + place.m;
+    tile.n_tile = place.n;
+    tile.row_begin = tile.expert * args.m + place.m * block_m;
+    tile.num_rows = min(block_m, args.m - place.m * block_m);
+    cursor.index += cursor.step;
+    return true;
+}
+
+template <class C>
+static __device__ __forceinline__ bool next_tile(const epf_gemm_sm90_args &args, task_walk &walk,
+                                                 epf_tile &tile)
+{
+    if constexpr (C::kColumns) {
+        return next_grad_tile<C>(args, walk.cursor, tile);
+    } else {
+        return epf_tile_next(&walk.map, &walk.cursor, &tile);
+    }
 }
 
 template <class C>
@@ -164,10 +194,10 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
         walk.cursor.index = smem.next[slot];
     }
     walk.count++;
-    if (!epf_tile_next(&walk.map, &walk.cursor, &tile)) {
+    if (!next_tile<C>(args, walk, tile)) {
         return false;
     }
-    task = cta_task(args, smem, tile, C::kCluster == 2 ? cluster_cta_rank() : 0);
+    task = cta_task<C>(args, smem, tile, C::kCluster == 2 ? cluster_cta_rank() : 0);
     return true;
 }
 
@@ -215,7 +245,7 @@ template <class C> static __device__ __forceinline__ gemm_task end_task(void)
 
 /* Hands the end, which is in its slot already, to the math role. */
 template <class C>
-static __device__ __forceinline__ void load_end(gemm_smem<C> &smem, gemm_ring<C::kStages> ring)
+static __device__ __forceinline__ void load_end(gemm_smem<C> &smem, gemm_ring<C::kStages> &ring)
 {
     for (int32_t step = 0; step < C::kMinSteps; step++) {
         mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
@@ -233,26 +263,33 @@ template <class C> static __device__ __forceinline__ void walk_done(const epf_ge
     }
 }
 
-/* One thread finds the next task while the load thread is busy with the last k-steps of this one. */
-template <class C>
-static __device__ __forceinline__ void plan_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem)
+/*
+ * One thread finds the next task while the load thread is busy with the last k-steps of this one.  `count`: tasks
+ * of earlier passes; afterwards those of this one as well.
+ */
+template <class C, class Hooks>
+static __device__ __forceinline__ void plan_role(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
+                                                 uint32_t &count)
 {
-    task_walk walk = walk_begin(args, smem);
+    task_walk walk = walk_begin<C>(args, smem, count);
     bool more = true;
     while (more) {
         gemm_task &next = smem.task[walk.count % kTaskSlots];
         if (walk.count > 0) {
             mbarrier_wait(&smem.wanted, (walk.count - 1) % 2);
             walk_fetch<C>(args, walk);
-            walk_publish(args, smem, walk);
+            walk_publish<C>(args, smem, walk);
         }
-        more = walk_next(args, smem, walk, next);
-        if (!more) {
+        more = walk_next<C>(args, smem, walk, next);
+        if (more) {
+            Hooks::before_task(args, next, walk.count - count);
+        } else {
             next = end_task<C>();
         }
         mbarrier_arrive(&smem.ready, 1);
     }
     walk_done<C>(args);
+    count = walk.count;
 }
 
 #endif

@@ -48,7 +48,7 @@ EPF_GEMM_VARIANTS(FITS)
      b,                                                             \
      to,                                                            \
      (int32_t)sizeof(gemm_smem<CONFIG(type, n, cm, cn, a, b, to)>), \
-     (const void *)grouped_gemm_kernel<CONFIG(type, n, cm, cn, a, b, to), gemm_no_hooks>},
+     (const void *)grouped_gemm_kernel<CONFIG(type, n, cm, cn, a, b, to)>},
 
 extern "C" const epf_gemm_sm90_variant *epf_gemm_sm90_variants(int32_t *num_variants)
 {

@@ -52,8 +52,10 @@
  * Determinism  one warpgroup owns a tile's rows, k ascending; the tile order comes from epf_tile.h.
  * Edges        rows past an expert's last are loaded (they are the next expert's) and never stored; columns past N
  *              and K are zero-filled by TMA; in the weight gradient the rows past the end are zeroed in both operands.
- * Hooks        before_loads() and after_store() make a fused kernel of this one; a part stored by TMA is complete
- *              only after cp.async.bulk.wait_group, which after_store() has to do before it signals anyone.
+ * Hooks        make a fused kernel of these roles (epf_phase_sm90.cuh): before_task(), before_loads(), after_store(),
+ *              row_address().  A part stored by TMA is complete only after cp.async.bulk.wait_group.
+ * Passes       a fused kernel may run the roles again, on other operands with the same ring: positions and phases
+ *              go on where the pass before left them.
  */
 #ifndef EPF_GEMM_SM90_CUH
 #define EPF_GEMM_SM90_CUH
@@ -61,14 +63,13 @@
 #include "cuda/epf_gemm_load_sm90.cuh"
 #include "cuda/epf_gemm_math_sm90.cuh"
 
-template <class C, class Hooks>
-__global__ void __launch_bounds__(kThreads, 1)
-    grouped_gemm_kernel(const __grid_constant__ epf_gemm_sm90_args args)
+/* Barriers, tables and the first task slot; whoever calls it synchronizes the cluster afterwards. */
+template <class C>
+static __device__ __forceinline__ void gemm_begin(const epf_gemm_sm90_args &args,
+                                                  gemm_smem<C> &smem)
 {
-    extern __shared__ __align__(1024) uint8_t shared[];
-    gemm_smem<C> &smem = *reinterpret_cast<gemm_smem<C> *>(shared);
     if (threadIdx.x < 32) {
-        build_tables(args, smem);
+        build_tables<C>(args, smem);
     } else if (threadIdx.x == 32) {
         for (int i = 0; i < C::kStages; i++) {
             mbarrier_init(&smem.full[i], C::kFullArrivals);
@@ -84,6 +85,16 @@ __global__ void __launch_bounds__(kThreads, 1)
         tma_prefetch_map(&args.map_a);
         tma_prefetch_map(&args.map_b);
     }
+}
+
+template <class C>
+__global__ void __launch_bounds__(kThreads, 1)
+    grouped_gemm_kernel(const __grid_constant__ epf_gemm_sm90_args args)
+{
+    extern __shared__ __align__(1024) uint8_t shared[];
+    gemm_smem<C> &smem = *reinterpret_cast<gemm_smem<C> *>(shared);
+    gemm_ring<C::kStages> ring;
+    gemm_begin<C>(args, smem);
     __syncthreads();
     if constexpr (C::kCluster > 1) {
         cluster_sync();
@@ -91,15 +102,16 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x < kLoadThreads) {
         setmaxnreg_dec_40();
         if constexpr (C::kGathered) {
-            gather_role<C, Hooks>(args, smem);
+            gather_role<C>(args, smem);
         } else if (threadIdx.x == 0) {
-            load_role<C, Hooks>(args, smem);
+            load_role<C, gemm_no_hooks>(args, smem, ring);
         } else if (threadIdx.x == C::kPlanThread) {
-            plan_role(args, smem);
+            uint32_t count = 0;
+            plan_role<C, gemm_no_hooks>(args, smem, count);
         }
     } else {
         setmaxnreg_inc_232();
-        math_role<C, Hooks>(args, smem);
+        math_role<C, gemm_no_hooks>(args, smem, ring);
     }
     if constexpr (C::kCluster > 1) {
         cluster_sync();

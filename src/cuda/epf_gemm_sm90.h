@@ -12,10 +12,11 @@ extern "C" {
 #endif
 
 enum {
-    EPF_GEMM_BLOCK_K = 64,      /* one k-step: 128 bytes, the width of the shared-memory swizzle  */
-    EPF_GEMM_SLAB = 64,         /* rows of a warpgroup, and of one TMA box of A                   */
-    EPF_GEMM_STORE_ROWS = 16,   /* a TMA box of C: a warp's rows, 64 columns                      */
-    EPF_GEMM_MAX_EXPERTS = 512, /* the tables live in shared memory                               */
+    EPF_GEMM_BLOCK_K = 64,    /* one k-step: 128 bytes, the width of the shared-memory swizzle  */
+    EPF_GEMM_SLAB = 64,       /* rows of a warpgroup, and of one TMA box of A                   */
+    EPF_GEMM_STORE_ROWS = 16, /* a TMA box of C: a warp's rows, 64 columns                      */
+    EPF_GEMM_MAX_EXPERTS = 1024,
+    EPF_GEMM_MAX_GROUPS = 1024, /* of tiles: experts, twice as many where short tiles come last   */
 };
 
 /* How the rows of operand A are found. */
@@ -46,7 +47,10 @@ typedef struct epf_gemm_sm90_args {
     void *c;                   /* [R, N], SwiGLU [R, half], weight gradient [G, M, N]             */
     void *raw;                 /* [R, N] SwiGLU's input, or NULL                                  */
     void *const *row_ptr;      /* [R] where each row of C goes instead of c, or NULL              */
-    const float *row_weight;   /* [R] factor of each row of SwiGLU, or NULL                       */
+    const void *row_weight;    /* [R] factor of each row of SwiGLU, fp32 or bf16, or NULL         */
+    int64_t c_stride;          /* elements from row to row of c                                   */
+    int64_t raw_stride;        /* and of raw                                                      */
+    int32_t row_weight_bf16;   /* 1: row_weight is bf16                                           */
     uint32_t *queue; /* {next, done}, both 0 between launches; NULL: tasks in fixed turns */
     int32_t num_experts;
     int32_t n;           /* columns of B                                              */
@@ -71,7 +75,7 @@ typedef struct epf_gemm_sm90_variant {
     const void *kernel; /* of one epf_gemm_sm90_args                                      */
 } epf_gemm_sm90_variant;
 
-/* The compiled kernels; stores their number. */
+/* The compiled kernels of the grouped GEMM alone; stores their number. */
 const epf_gemm_sm90_variant *epf_gemm_sm90_variants(int32_t *num_variants);
 
 #ifdef __cplusplus

@@ -65,25 +65,11 @@ static __device__ __forceinline__ void round_tile(const float (&acc)[C::kBlockN 
     }
 }
 
-/* The rows this lane stores, 16 bytes at a time: lane / 8 and every fourth after it. */
-struct lane_rows {
-    char *first;       /* the first one's start; with row pointers, its entry in their table */
-    int64_t four_rows; /* bytes                                                              */
-    int32_t rows;      /* how many of them exist                                             */
+/* Where rows are stored: those that stay together, or by Hooks::row_address(). */
+struct store_place {
+    char *base;
+    int64_t pitch; /* bytes from row to row */
 };
-
-template <bool kScatter>
-static __device__ __forceinline__ lane_rows rows_of(const void *base, int64_t row_bytes,
-                                                    const warp_rows &rows)
-{
-    const int lane = threadIdx.x % 32;
-    const int64_t stride = kScatter ? (int64_t)sizeof(void *) : row_bytes;
-    lane_rows mine;
-    mine.first = (char *)base + (rows.begin + lane / 8) * stride;
-    mine.four_rows = 4 * stride;
-    mine.rows = (rows.count - lane / 8 + 3) / 4;
-    return mine;
-}
 
 /* Waits until the warp's buffer is free and puts 16 rows x 64 columns there, in the 128-byte swizzle. */
 static __device__ __forceinline__ void fill_buffer(const uint32_t *upper, const uint32_t *lower,
@@ -102,14 +88,17 @@ static __device__ __forceinline__ void fill_buffer(const uint32_t *upper, const 
     }
 }
 
-/* Stores the buffer's rows from `column_end.x` on to where they go, each lane 16 bytes of every fourth row. */
-template <bool kScatter>
-static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_rows &to,
+/* Stores the buffer's rows from `column_end.x` on to where they go: lane l 16 bytes of row l / 8 and every fourth
+ * after it. */
+template <bool kScatter, class Hooks>
+static __device__ __forceinline__ void store_rows(const epf_gemm_sm90_args &args, uint32_t buffer,
+                                                  const store_place &place, const warp_rows &rows,
                                                   int2 column_end)
 {
     const int lane = threadIdx.x % 32;
     const int32_t column = column_end.x + lane % 8 * 8;
-    const int32_t rows = column < column_end.y ? to.rows : 0;
+    const int32_t count = column < column_end.y ? (rows.count - lane / 8 + 3) / 4 : 0;
+    const int64_t first = rows.begin + lane / 8;
     uint4 piece[4];
     __syncwarp();
 #pragma unroll
@@ -119,9 +108,9 @@ static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_ro
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (i < rows) {
-            char *row = to.first + i * to.four_rows;
-            row = kScatter ? *(char **)row : row;
+        if (i < count) {
+            char *row = kScatter ? Hooks::row_address(args, first + 4 * i)
+                                 : place.base + (first + 4 * i) * place.pitch;
             *(uint4 *)(row + (int64_t)column * 2) = piece[i];
         }
     }
@@ -129,10 +118,11 @@ static __device__ __forceinline__ void store_rows(uint32_t buffer, const lane_ro
 }
 
 /* Stores 16 rows x 64 columns of C: by TMA where all rows are there and stay together. */
-template <bool kScatter>
-static __device__ __forceinline__ void store_columns(const CUtensorMap *map, const void *base,
-                                                     uint32_t buffer, const warp_rows &rows,
-                                                     int2 column_end, int32_t columns)
+template <bool kScatter, class Hooks>
+static __device__ __forceinline__ void store_columns(const epf_gemm_sm90_args &args,
+                                                     const CUtensorMap *map,
+                                                     const store_place &place, uint32_t buffer,
+                                                     const warp_rows &rows, int2 column_end)
 {
     if (!kScatter && rows.count == EPF_GEMM_STORE_ROWS) {
         fence_proxy_async_shared();
@@ -142,8 +132,7 @@ static __device__ __forceinline__ void store_columns(const CUtensorMap *map, con
             bulk_commit();
         }
     } else {
-        store_rows<kScatter>(buffer, rows_of<kScatter>(base, (int64_t)columns * 2, rows),
-                             column_end);
+        store_rows<kScatter, Hooks>(args, buffer, place, rows, column_end);
     }
 }
 
@@ -172,16 +161,25 @@ static __device__ __forceinline__ void pin(uint32_t &value)
     asm volatile("" : "+r"(value));
 }
 
+static __device__ __forceinline__ float row_weight(const epf_gemm_sm90_args &args, int64_t row)
+{
+    if (!args.row_weight) {
+        return 1.0f;
+    }
+    return args.row_weight_bf16 ? __bfloat162float(((const __nv_bfloat16 *)args.row_weight)[row])
+                                : ((const float *)args.row_weight)[row];
+}
+
 /* Replaces gate by the activation, pairs kBegin .. kEnd - 1. */
 template <class C, int kBegin, int kEnd>
-static __device__ __forceinline__ void swiglu_pairs(const float *row_weight, const warp_rows &rows,
-                                                    rounded_tile<C> &done)
+static __device__ __forceinline__ void swiglu_pairs(const epf_gemm_sm90_args &args,
+                                                    const warp_rows &rows, rounded_tile<C> &done)
 {
     constexpr int kHalf = rounded_tile<C>::kPairs / 2;
     const int in_warp = threadIdx.x % 32 / 4;
-    const float *weight = row_weight ? row_weight + rows.begin + in_warp : nullptr;
-    const float upper = weight && in_warp < rows.count ? weight[0] : 1.0f;
-    const float lower = weight && in_warp + 8 < rows.count ? weight[8] : 1.0f;
+    const float upper = in_warp < rows.count ? row_weight(args, rows.begin + in_warp) : 1.0f;
+    const float lower =
+        in_warp + 8 < rows.count ? row_weight(args, rows.begin + in_warp + 8) : 1.0f;
 #pragma unroll
     for (int j = kBegin; j < kEnd; j++) {
         pin(done.upper[j + kHalf]);
@@ -192,7 +190,7 @@ static __device__ __forceinline__ void swiglu_pairs(const float *row_weight, con
 }
 
 /* Part kPart of store_part(), for `rows` rows of the calling warp: 64 columns. */
-template <class C, int kPart>
+template <class C, class Hooks, int kPart>
 static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &args,
                                                    rounded_tile<C> &done, const warp_rows &rows,
                                                    int32_t n_tile, uint32_t buffer)
@@ -200,14 +198,14 @@ static __device__ __forceinline__ void store_plain(const epf_gemm_sm90_args &arg
     constexpr int kPair = kPart * 8;
     if constexpr (kPair < rounded_tile<C>::kPairs) {
         fill_buffer(done.upper + kPair, done.lower + kPair, buffer);
-        const void *base = C::kScatter ? (const void *)args.row_ptr : args.c;
-        store_columns<C::kScatter>(&args.map_c, base, buffer, rows,
-                                   make_int2(n_tile * C::kBlockN + kPair * 8, args.n), args.n);
+        store_columns<C::kScatter, Hooks>(args, &args.map_c, {(char *)args.c, args.c_stride * 2},
+                                          buffer, rows,
+                                          make_int2(n_tile * C::kBlockN + kPair * 8, args.n));
     }
 }
 
 /* The same with an activation: a quarter of it is computed; every second part stores 64 columns. */
-template <class C, int kPart>
+template <class C, class Hooks, int kPart>
 static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &args,
                                                     rounded_tile<C> &done, const warp_rows &rows,
                                                     int32_t n_tile, uint32_t buffer)
@@ -217,17 +215,17 @@ static __device__ __forceinline__ void store_swiglu(const epf_gemm_sm90_args &ar
     constexpr int kOut = kPart / 2 * 8; /* first pair of these 64 columns */
     if constexpr (kPair < kHalf) {
         const int32_t column = n_tile * (C::kBlockN / 2) + kOut * 8;
-        swiglu_pairs<C, kPair, kPair + 4>(args.row_weight, rows, done);
+        swiglu_pairs<C, kPair, kPair + 4>(args, rows, done);
         if constexpr (kPair == kOut + 4) {
             fill_buffer(done.upper + kOut, done.lower + kOut, buffer);
-            store_columns<false>(&args.map_c, args.c, buffer, rows, make_int2(column, args.half),
-                                 args.half);
+            store_columns<false, Hooks>(args, &args.map_c, {(char *)args.c, args.c_stride * 2},
+                                        buffer, rows, make_int2(column, args.half));
         }
     }
 }
 
 /* 64 columns of the product itself, the first half of them gate. */
-template <class C, int kPart>
+template <class C, class Hooks, int kPart>
 static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args,
                                                  rounded_tile<C> &done, const warp_rows &rows,
                                                  int32_t n_tile, uint32_t buffer)
@@ -237,10 +235,9 @@ static __device__ __forceinline__ void store_raw(const epf_gemm_sm90_args &args,
     if constexpr (kPair < 2 * kHalf) {
         const int32_t column = n_tile * (C::kBlockN / 2) + kPair % kHalf * 8;
         fill_buffer(done.upper + kPair, done.lower + kPair, buffer);
-        store_columns<false>(&args.map_raw, args.raw, buffer, rows,
-                             kPair < kHalf ? make_int2(column, args.half)
-                                           : make_int2(args.half + column, args.n),
-                             args.n);
+        store_columns<false, Hooks>(
+            args, &args.map_raw, {(char *)args.raw, args.raw_stride * 2}, buffer, rows,
+            kPair < kHalf ? make_int2(column, args.half) : make_int2(args.half + column, args.n));
     }
 }
 
@@ -255,12 +252,12 @@ static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args,
         return;
     }
     if constexpr (C::kRaw) {
-        store_raw<C, kPart>(args, done, rows, task.n_tile, buffer);
+        store_raw<C, Hooks, kPart>(args, done, rows, task.n_tile, buffer);
     }
     if constexpr (C::kSwiglu) {
-        store_swiglu<C, kPart>(args, done, rows, task.n_tile, buffer);
+        store_swiglu<C, Hooks, kPart>(args, done, rows, task.n_tile, buffer);
     } else {
-        store_plain<C, kPart>(args, done, rows, task.n_tile, buffer);
+        store_plain<C, Hooks, kPart>(args, done, rows, task.n_tile, buffer);
     }
     if (kPart == C::kStoreParts - 1) {
         Hooks::after_store(args, task, rows.begin, rows.count);

@@ -21,7 +21,7 @@ static constexpr int kNextSlots = 8;
 static constexpr int kFetchAhead =
     5; /* k-steps before a task's end at which the next one is asked for */
 static constexpr int kOutBytes = EPF_GEMM_STORE_ROWS * 64 * 2; /* a warp's store buffer */
-static constexpr int kMaxGroups = 2 * EPF_GEMM_MAX_EXPERTS;    /* of tiles; see build_tables() */
+static constexpr int kMaxGroups = EPF_GEMM_MAX_GROUPS;         /* of tiles; see build_tables() */
 static constexpr int kMaxSmem = 232448;
 
 template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_,
@@ -63,12 +63,13 @@ struct gemm_task {
     int32_t end;     /* 1: no task, and none to come                            */
 };
 
-template <class C> struct gemm_smem {
-    uint8_t ring[C::kStages][C::kBytesA + C::kBytesB];
+/* Shared memory of kernels whose rings have these stages: the parts of a fused kernel use one. */
+template <int kStages, int kStageBytes> struct gemm_shared {
+    uint8_t ring[kStages][kStageBytes];
     uint8_t out[kThreads / 32 - kLoadThreads / 32][kOutBytes]; /* one per math warp */
     gemm_task task[kTaskSlots];
-    uint64_t full[C::kStages];
-    uint64_t empty[C::kStages];
+    uint64_t full[kStages];
+    uint64_t empty[kStages];
     uint64_t next_full[kNextSlots];
     uint64_t wanted;           /* the load thread nears a task's end   */
     uint64_t ready;            /* the next task is in its slot, or none */
@@ -76,9 +77,9 @@ template <class C> struct gemm_smem {
     int32_t rows[kMaxGroups];
     int32_t row_offset[kMaxGroups];
     int32_t tile_offset[kMaxGroups + 1];
-    int32_t k_rows[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
-    int32_t k_offset[C::kColumns ? EPF_GEMM_MAX_EXPERTS : 1];
 };
+
+template <class C> using gemm_smem = gemm_shared<C::kStages, C::kBytesA + C::kBytesB>;
 
 /*
  * Position in the ring of stages, in two rounds of which the phase tells one from the other, and the number
@@ -111,14 +112,22 @@ template <int kStages> struct gemm_ring {
 
 /* Where fused kernels differ from the plain one. */
 struct gemm_no_hooks {
-    /* Load thread, before the task's first load: returns when its rows of A may be read. */
-    static __device__ __forceinline__ void before_loads(const epf_gemm_sm90_args &,
-                                                        const gemm_task &)
+    /* Plan thread, before the task is handed on: returns when its rows of A have been written. */
+    static __device__ __forceinline__ void before_task(const epf_gemm_sm90_args &,
+                                                       const gemm_task &, uint32_t)
+    {}
+    /* Load thread, before the task's first load: what before_task() waited for is seen by the copy engine. */
+    static __device__ __forceinline__ void before_loads(void)
     {}
     /* Each math warp, after it stored its rows [row, row + rows) of the task. */
     static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
                                                        const gemm_task &, int, int)
     {}
+    /* Where row `row` goes (EPF_GEMM_TO_ROW_PTR). */
+    static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &args, int64_t row)
+    {
+        return (char *)args.row_ptr[row];
+    }
 };
 
 #endif

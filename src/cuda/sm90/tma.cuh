@@ -78,6 +78,12 @@ static __device__ __forceinline__ void bulk_wait_read(void)
     asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
+/* Waits until this thread's bulk stores are complete, not only read. */
+static __device__ __forceinline__ void bulk_wait_all(void)
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
 /* Copies 16 bytes, or writes 16 zero bytes where `valid` is false. */
 static __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, bool valid)
 {

@@ -28,6 +28,16 @@ template <int kPending> static __device__ __forceinline__ void wgmma_wait(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+static __device__ __forceinline__ void setmaxnreg_inc_224(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+}
+
+static __device__ __forceinline__ void setmaxnreg_dec_56(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+}
+
 static __device__ __forceinline__ void setmaxnreg_inc_232(void)
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");

@@ -1,0 +1,537 @@
+/*
+ * epf_phase_comm_sm90.cuh: the communication role of a fused phase: tasks of the schedule other than the tiles.
+ *
+ * A worker of the schedule (epf_sched.h) is one warp here.  It takes tickets of a class from the launch's state,
+ * and its lanes share each task: 16 bytes of a row per lane, one slot, row or rank per lane where words are waited
+ * for or signalled.  Release by one lane of what all lanes stored: __syncwarp() orders the lanes, a release of
+ * system scope is cumulative.
+ */
+#ifndef EPF_PHASE_COMM_SM90_CUH
+#define EPF_PHASE_COMM_SM90_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "core/epf_route.h"
+#include "cuda/epf_device.cuh"
+#include "cuda/epf_phase_sm90.h"
+
+/* What every CTA finds out at its start. */
+struct phase_shared {
+    uint32_t epoch;
+    uint32_t free_epoch; /* combine: who entered this or a later call has left the buffers */
+    uint64_t entered;    /* what this rank stores as `entered` */
+    int32_t num_slots;   /* sent by this rank */
+    int32_t num_rows;    /* R */
+    int32_t slots_per_task;
+    int32_t tokens_per_task;
+    uint32_t run; /* 0: nothing is done, this rank takes no part */
+};
+
+/* A warp's view of the call. */
+struct phase_view {
+    const epf_cuda_call &c;
+    const phase_shared &shared;
+    const epf_tile_map &tiles; /* in shared memory */
+    int32_t lane;
+};
+
+/* Expands in pieces of a tile, so that many warps fill the tile that is needed next. */
+static constexpr int kExpandParts = 8;
+static constexpr int kExpandRows = EPF_CUDA_BLOCK_M / kExpandParts;
+
+/* Takes a ticket of the class for the whole warp. */
+static __device__ __forceinline__ int32_t take_ticket(const phase_view &v, int task_class)
+{
+    uint32_t ticket = 0;
+    if (v.lane == 0) {
+        ticket = epf_add_relaxed_gpu_u32(&v.c.state->tickets[task_class], 1);
+    }
+    return (int32_t)__shfl_sync(~0u, ticket, 0);
+}
+
+/* Copies one row, kAhead times 16 bytes per lane and step; the warp together. */
+template <int kAhead>
+static __device__ __forceinline__ void copy_row(uint8_t *to, const uint8_t *from, int32_t pieces,
+                                                int lane)
+{
+    uint4 *const out = (uint4 *)to;
+    const uint4 *const in = (const uint4 *)from;
+    int32_t i = lane;
+#pragma unroll 1
+    for (; i + 32 * (kAhead - 1) < pieces; i += 32 * kAhead) {
+        uint4 piece[kAhead];
+#pragma unroll
+        for (int j = 0; j < kAhead; j++) {
+            piece[j] = in[i + 32 * j];
+        }
+#pragma unroll
+        for (int j = 0; j < kAhead; j++) {
+            out[i + 32 * j] = piece[j];
+        }
+    }
+#pragma unroll 1
+    for (; i < pieces; i += 32) {
+        out[i] = in[i];
+    }
+}
+
+static __device__ __forceinline__ int32_t row_pieces(const epf_call &call)
+{
+    return (int32_t)(epf_shape_row_bytes(&call.shape) / 16);
+}
+
+/* Copies `bytes` (2 or 4) of a routing weight or gate. */
+static __device__ __forceinline__ void copy_weight(uint8_t *to, const uint8_t *from, int32_t bytes)
+{
+    if (bytes == 4) {
+        *(uint32_t *)to = *(const uint32_t *)from;
+    } else {
+        *(uint16_t *)to = *(const uint16_t *)from;
+    }
+}
+
+/*
+ * All ranks are in this call, and in the same as we: their buffers may be written, and what they signal belongs to
+ * it.  Once per warp; the ranks' launches begin together or not at all, so that waiting for each destination by
+ * itself would gain nothing and cost registers in the loops that copy.
+ */
+static __device__ __forceinline__ bool wait_entered(const phase_view &v)
+{
+    const epf_call &call = v.c.call;
+    bool ok = true;
+#pragma unroll 1
+    for (int32_t r = v.lane; r < call.shape.num_ranks && ok; r += 32) {
+        const uint64_t *const word =
+            epf_call_control_word(&call, call.rank, call.control_map.entered, r);
+        ok = epf_device_wait(v.c, word, epf_word(v.shared.epoch, 0), {EPF_OBJECT_ENTERED, r, r});
+        const uint64_t seen = epf_load_relaxed_sys_u64(word);
+        if (ok && epf_entered_is_mismatch(v.shared.entered, seen)) {
+            const epf_fault fault = {
+                EPF_E_INVALID,    call.rank, (int32_t)blockIdx.x, EPF_OBJECT_ENTERED, r, 0, r,
+                v.shared.entered, seen};
+            epf_device_raise(v.c, fault);
+            ok = false;
+        }
+    }
+    return __all_sync(~0u, ok);
+}
+
+/* What one slot of the sending order is about. */
+struct sent_slot {
+    int32_t token;
+    int32_t destination;
+    int32_t row;  /* on the destination */
+    bool carries; /* brings the token's row there */
+    bool mine;    /* the calling lane's slot of this token goes to that rank */
+};
+
+static __device__ __forceinline__ sent_slot look_at(const phase_view &v, int32_t index)
+{
+    const epf_call &call = v.c.call;
+    const epf_shape &s = call.shape;
+    const int32_t slot = call.sort_slots[index];
+    const int32_t token = slot / s.topk;
+    const int32_t k = slot - token * s.topk;
+    const int32_t *const experts = call.topk_idx + (int64_t)token * s.topk;
+    const int32_t own = v.lane < s.topk ? experts[v.lane] : -1;
+    sent_slot sent;
+    sent.token = token;
+    sent.destination = experts[k] / s.num_local;
+    sent.row = call.dst_row[slot];
+    sent.carries = epf_route_carrier(experts, s.topk, s.num_experts, s.num_local, k) == k;
+    sent.mine = !epf_route_is_dropped(own, s.num_experts) && own / s.num_local == sent.destination;
+    return sent;
+}
+
+/* The row that a slot carries. */
+template <int kAhead>
+static __device__ __forceinline__ void send_row(const phase_view &v, const sent_slot &sent)
+{
+    const epf_call &call = v.c.call;
+    copy_row<kAhead>(epf_call_set_row(&call, sent.destination, call.set_map.recv_tokens, sent.row),
+                     (const uint8_t *)call.input.data +
+                         sent.token * call.input.stride * call.shape.token_bytes,
+                     row_pieces(call), v.lane);
+}
+
+/* The weight of the calling lane's slot, and its flag, which names the row that has the data. */
+static __device__ __forceinline__ void send_flag(const phase_view &v, const sent_slot &sent)
+{
+    const epf_call &call = v.c.call;
+    const int32_t bytes = call.shape.weight_bytes;
+    const int64_t row = call.dst_row[(int64_t)sent.token * call.shape.topk + v.lane];
+    if (call.weight.data) {
+        copy_weight(call.set[sent.destination] + call.set_map.recv_weight + row * bytes,
+                    (const uint8_t *)call.weight.data +
+                        (sent.token * call.weight.stride + v.lane) * bytes,
+                    bytes);
+    }
+    epf_store_release_sys_u64(
+        epf_call_set_word(&call, sent.destination, call.set_map.recv_flag, row),
+        epf_word(v.shared.epoch, (uint32_t)sent.row));
+}
+
+/* DISPATCH: all rows of the task first, then their flags: one wait for the stores of a whole task. */
+template <int kAhead>
+static __device__ __forceinline__ void dispatch_task(const phase_view &v, int32_t index)
+{
+    const int32_t begin = index * v.shared.slots_per_task;
+    const int32_t end = min(begin + v.shared.slots_per_task, v.shared.num_slots);
+#pragma unroll 1
+    for (int32_t i = begin; i < end; i++) {
+        const sent_slot sent = look_at(v, i);
+        if (sent.carries) {
+            send_row<kAhead>(v, sent);
+        }
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int32_t i = begin; i < end; i++) {
+        const sent_slot sent = look_at(v, i);
+        if (sent.carries && sent.mine) {
+            send_flag(v, sent);
+        }
+    }
+}
+
+/* One row of the window, from another one of it. */
+template <int kAhead>
+static __device__ __forceinline__ void fill_row(const phase_view &v, int32_t row, int32_t from)
+{
+    const epf_call &call = v.c.call;
+    copy_row<kAhead>(epf_call_set_row(&call, call.rank, call.set_map.recv_tokens, row),
+                     epf_call_set_row(&call, call.rank, call.set_map.recv_tokens, from),
+                     row_pieces(call), v.lane);
+}
+
+/* Rows of the caller's copies, from the window. */
+template <int kAhead>
+static __device__ __forceinline__ void copy_out(const phase_view &v, int2 rows)
+{
+    const epf_call &call = v.c.call;
+    if (call.dispatch_output.data) {
+#pragma unroll 1
+        for (int32_t row = rows.x; row < rows.y; row++) {
+            copy_row<kAhead>((uint8_t *)call.dispatch_output.data +
+                                 row * call.dispatch_output.stride * call.shape.token_bytes,
+                             epf_call_set_row(&call, call.rank, call.set_map.recv_tokens, row),
+                             row_pieces(call), v.lane);
+        }
+    }
+    if (call.weight_recv && rows.x + v.lane < rows.y) {
+        const int64_t at = (int64_t)(rows.x + v.lane) * call.shape.weight_bytes;
+        copy_weight((uint8_t *)call.weight_recv + at,
+                    call.set[call.rank] + call.set_map.recv_weight + at, call.shape.weight_bytes);
+    }
+}
+
+/* The rows of a part of an M-tile, from x to before y. */
+static __device__ __forceinline__ int2 rows_of_part(const phase_view &v, int32_t index)
+{
+    const epf_tile tile = epf_tile_of_m(&v.tiles, index / kExpandParts);
+    const int32_t first = index % kExpandParts * kExpandRows;
+    return make_int2(tile.row_begin + min(first, tile.num_rows),
+                     tile.row_begin + min(first + kExpandRows, tile.num_rows));
+}
+
+/* The row that has the data of the calling lane's row; -1: given up. */
+static __device__ __forceinline__ int32_t wait_row(const phase_view &v, int2 rows)
+{
+    const epf_call &call = v.c.call;
+    const int32_t own = rows.x + v.lane;
+    if (own >= rows.y) {
+        return own;
+    }
+    const uint64_t *const flag = epf_call_set_word(&call, call.rank, call.set_map.recv_flag, own);
+    return epf_device_wait(v.c, flag, epf_word(v.shared.epoch, 0),
+                           {EPF_OBJECT_RECV_FLAG, call.row_source[2 * (int64_t)own + 1], own})
+               ? (int32_t)epf_word_low(epf_load_relaxed_sys_u64(flag))
+               : -1;
+}
+
+/* EXPAND: kExpandRows rows of an M-tile.  Every part counts, also one without rows. */
+template <int kAhead>
+static __device__ __forceinline__ bool expand_task(const phase_view &v, int32_t index)
+{
+    const int2 rows = rows_of_part(v, index);
+    const int32_t carrier = wait_row(v, rows);
+    if (!__all_sync(~0u, carrier >= 0)) {
+        return false;
+    }
+#pragma unroll 1
+    for (int32_t row = rows.x; row < rows.y; row++) {
+        const int32_t from = __shfl_sync(~0u, carrier, row - rows.x);
+        if (from != row) {
+            fill_row<kAhead>(v, row, from);
+        }
+    }
+    copy_out<kAhead>(v, rows);
+    __syncwarp();
+    if (v.lane == 0) {
+        const int32_t tile = index / kExpandParts;
+        epf_fence_proxy_async_global();
+        (void)epf_word_add(&v.c.tile_ready[tile], v.shared.epoch, 1);
+        (void)epf_word_add(&v.c.expert_ready[epf_tile_expert(&v.tiles, tile)], v.shared.epoch, 1);
+    }
+    return true;
+}
+
+/* This rank's gates, by row. */
+static __device__ __forceinline__ const uint8_t *gates_of(const epf_call &call)
+{
+    return call.gate_input ? (const uint8_t *)call.gate_input
+                           : call.set[call.rank] + call.set_map.gate;
+}
+
+/* What tile_done[t] comes to: each warp that stored rows of a tile counts once per task of the tile. */
+static __device__ __forceinline__ uint64_t tile_done_target(const epf_tile &tile, int32_t tasks)
+{
+    return (uint64_t)((tile.num_rows + EPF_CUDA_PART_ROWS - 1) / EPF_CUDA_PART_ROWS) * tasks;
+}
+
+/* SCATTER: the rows of M-tile t are with their owners: gates and flags follow.  tile_done is zero again after it. */
+static __device__ __forceinline__ bool notify_task(const phase_view &v, int32_t index,
+                                                   int32_t tasks)
+{
+    const epf_call &call = v.c.call;
+    const int32_t bytes = call.shape.weight_bytes;
+    const epf_tile tile = epf_tile_of_m(&v.tiles, index);
+    uint64_t *const done = &v.c.tile_done[index];
+    const bool ok = epf_device_wait(v.c, done, tile_done_target(tile, tasks),
+                                    {EPF_OBJECT_TILE_DONE, call.rank, index});
+    if (!__all_sync(~0u, ok)) {
+        return false;
+    }
+    __syncwarp();
+    if (v.lane == 0) {
+        epf_store_relaxed_gpu_u64(done, 0);
+    }
+#pragma unroll 1
+    for (int32_t i = v.lane; i < tile.num_rows; i += 32) {
+        const int64_t row = (int64_t)tile.row_begin + i;
+        const int64_t slot = call.row_source[2 * row];
+        const int32_t owner = call.row_source[2 * row + 1];
+        if (call.has_gate) {
+            copy_weight(call.set[owner] + call.set_map.combine_gate + slot * bytes,
+                        gates_of(call) + row * bytes, bytes);
+        }
+        epf_store_release_sys_u64(epf_call_set_word(&call, owner, call.set_map.combine_flag, slot),
+                                  epf_word(v.shared.epoch, 0));
+    }
+    return true;
+}
+
+/* One lane's slot of a token that is summed. */
+struct summed_slot {
+    const uint8_t *y;
+    const uint8_t *gate;
+    float factor;
+    uint32_t kept; /* of the warp: slots that were not dropped */
+};
+
+static __device__ __forceinline__ summed_slot look_at_sum(const phase_view &v, int64_t token)
+{
+    const epf_call &call = v.c.call;
+    const epf_shape &s = call.shape;
+    const int64_t slot = token * s.topk + v.lane;
+    const int32_t expert = v.lane < s.topk ? call.topk_idx[slot] : -1;
+    const bool kept = !epf_route_is_dropped(expert, s.num_experts);
+    summed_slot own = {nullptr, nullptr, 1.0f, 0};
+    if (kept) {
+        const bool pulls = call.phase.kind == EPF_PHASE_COMBINE_SERIAL;
+        const int32_t from = pulls ? expert / s.num_local : call.rank;
+        const int64_t row = pulls ? call.dst_row[slot] : slot;
+        own.y = epf_call_set_row(&call, from, call.set_map.combine_rows, row);
+        own.gate = call.set[from] + call.set_map.combine_gate + row * s.weight_bytes;
+        if (call.combine_weights.data) {
+            own.factor =
+                ((const float *)
+                     call.combine_weights.data)[token * call.combine_weights.stride + v.lane];
+        }
+    }
+    own.kept = __ballot_sync(~0u, kept);
+    return own;
+}
+
+/* Before a token is summed: serial, everything of all ranks (waited for once); scatter, its own slots. */
+static __device__ __forceinline__ bool wait_token(const phase_view &v, int64_t token)
+{
+    const epf_call &call = v.c.call;
+    const epf_shape &s = call.shape;
+    const int64_t slot = token * s.topk + v.lane;
+    bool ok = true;
+    if (v.lane < s.topk) {
+        const int32_t expert = call.topk_idx[slot];
+        if (!epf_route_is_dropped(expert, s.num_experts)) {
+            const int32_t owner = expert / s.num_local;
+            ok = epf_device_wait(
+                v.c, epf_call_set_word(&call, call.rank, call.set_map.combine_flag, slot),
+                epf_word(v.shared.epoch, 0), {EPF_OBJECT_COMBINE_FLAG, owner, slot});
+        }
+    }
+    return __all_sync(~0u, ok);
+}
+
+static __device__ __forceinline__ bool wait_barrier(const phase_view &v)
+{
+    const epf_call &call = v.c.call;
+    bool ok = true;
+#pragma unroll 1
+    for (int32_t r = v.lane; r < call.shape.num_ranks && ok; r += 32) {
+        ok = epf_device_wait(v.c,
+                             epf_call_control_word(&call, call.rank, call.control_map.barrier, r),
+                             epf_word(v.shared.epoch, 0), {EPF_OBJECT_BARRIER, r, r});
+    }
+    return __all_sync(~0u, ok);
+}
+
+template <class T> static __device__ __forceinline__ float2 widen(uint32_t pair);
+template <> __device__ __forceinline__ float2 widen<__nv_bfloat16>(uint32_t pair)
+{
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
+template <> __device__ __forceinline__ float2 widen<__half>(uint32_t pair)
+{
+    return __half22float2(*(const __half2 *)&pair);
+}
+template <class T> static __device__ __forceinline__ uint32_t narrow(float2 pair);
+template <> __device__ __forceinline__ uint32_t narrow<__nv_bfloat16>(float2 pair)
+{
+    const __nv_bfloat162 both = __floats2bfloat162_rn(pair.x, pair.y);
+    return *(const uint32_t *)&both;
+}
+template <> __device__ __forceinline__ uint32_t narrow<__half>(float2 pair)
+{
+    const __half2 both = __floats2half2_rn(pair.x, pair.y);
+    return *(const uint32_t *)&both;
+}
+
+template <class T>
+static __device__ __forceinline__ void add_scaled(float2 (&sum)[4], const uint4 &y, float factor)
+{
+    const uint32_t pairs[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float2 value = widen<T>(pairs[i]);
+        sum[i].x = fmaf(factor, value.x, sum[i].x);
+        sum[i].y = fmaf(factor, value.y, sum[i].y);
+    }
+}
+
+/* Sums a token's rows in fp32, k ascending; each lane 8 columns at a time. */
+template <class T>
+static __device__ __forceinline__ void sum_token(const phase_view &v, int64_t token)
+{
+    const epf_call &call = v.c.call;
+    const summed_slot own = look_at_sum(v, token);
+    const int32_t pieces = row_pieces(call);
+    uint4 *const out = (uint4 *)((uint8_t *)call.combine_output.data +
+                                 token * call.combine_output.stride * call.shape.token_bytes);
+#pragma unroll 1
+    for (int32_t first = 0; first < pieces; first += 32) {
+        const int32_t piece = first + v.lane;
+        float2 sum[4] = {};
+#pragma unroll 1
+        for (uint32_t left = own.kept; left != 0;) {
+            constexpr int kAhead = 2;
+            uint4 y[kAhead];
+            float factor[kAhead];
+#pragma unroll
+            for (int j = 0; j < kAhead; j++) {
+                const int k = left != 0 ? __ffs((int)left) - 1 : 0;
+                const uint4 *const from =
+                    (const uint4 *)__shfl_sync(~0u, (unsigned long long)own.y, k);
+                factor[j] = __shfl_sync(~0u, own.factor, k);
+                y[j] = make_uint4(0, 0, 0, 0);
+                if (left != 0 && piece < pieces) {
+                    y[j] = from[piece];
+                }
+                factor[j] = left != 0 ? factor[j] : 0.0f;
+                left &= left - 1;
+            }
+#pragma unroll
+            for (int j = 0; j < kAhead; j++) {
+                add_scaled<T>(sum, y[j], factor[j]);
+            }
+        }
+        if (piece < pieces) {
+            out[piece] = make_uint4(narrow<T>(sum[0]), narrow<T>(sum[1]), narrow<T>(sum[2]),
+                                    narrow<T>(sum[3]));
+        }
+    }
+    if (call.has_gate && v.lane < call.shape.topk) {
+        const int32_t bytes = call.shape.weight_bytes;
+        uint8_t *const to =
+            (uint8_t *)call.output_gate.data + (token * call.output_gate.stride + v.lane) * bytes;
+        if (own.gate) {
+            copy_weight(to, own.gate, bytes);
+        } else if (bytes == 4) {
+            *(uint32_t *)to = 0;
+        } else {
+            *(uint16_t *)to = 0;
+        }
+    }
+}
+
+/* REDUCE until none is left. */
+template <class T> static __device__ __forceinline__ void reduce_role(const phase_view &v)
+{
+    const epf_call &call = v.c.call;
+    const bool is_serial = call.phase.kind == EPF_PHASE_COMBINE_SERIAL;
+    if (!wait_entered(v) || (is_serial && !wait_barrier(v))) {
+        return;
+    }
+    for (;;) {
+        const int64_t begin = (int64_t)take_ticket(v, EPF_TASK_REDUCE) * v.shared.tokens_per_task;
+        const int64_t end = epf_min64(begin + v.shared.tokens_per_task, call.num_tokens);
+        if (begin >= call.num_tokens) {
+            return;
+        }
+#pragma unroll 1
+        for (int64_t token = begin; token < end; token++) {
+            if (!is_serial && !wait_token(v, token)) {
+                return;
+            }
+            sum_token<T>(v, token);
+        }
+    }
+}
+
+/* DISPATCH, then EXPAND: what the schedule lists for a worker that starts with `first`. */
+template <int kAhead>
+static __device__ __forceinline__ void dispatch_role(const phase_view &v, int32_t first)
+{
+    const int32_t num_sends = (int32_t)epf_ceil_div(v.shared.num_slots, v.shared.slots_per_task);
+    const int32_t num_expands = epf_tile_num_m(&v.tiles) * kExpandParts;
+    if (!wait_entered(v)) {
+        return;
+    }
+    while (first == EPF_TASK_DISPATCH) {
+        const int32_t task = take_ticket(v, EPF_TASK_DISPATCH);
+        if (task >= num_sends) {
+            break;
+        }
+        dispatch_task<kAhead>(v, task);
+    }
+    while (first <= EPF_TASK_EXPAND) {
+        const int32_t task = take_ticket(v, EPF_TASK_EXPAND);
+        if (task >= num_expands || !expand_task<kAhead>(v, task)) {
+            return;
+        }
+    }
+}
+
+/* SCATTER of fuse_scatter. */
+static __device__ __forceinline__ void notify_role(const phase_view &v, int32_t tasks_per_tile)
+{
+    const int32_t num_tiles = epf_tile_num_m(&v.tiles);
+    for (;;) {
+        const int32_t task = take_ticket(v, EPF_TASK_SCATTER);
+        if (task >= num_tiles || !notify_task(v, task, tasks_per_tile)) {
+            return;
+        }
+    }
+}
+
+#endif

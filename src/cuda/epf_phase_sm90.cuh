@@ -1,0 +1,365 @@
+/*
+ * epf_phase_sm90.cuh: one phase as one launch: the grouped GEMM's roles, a communication role beside them, hooks
+ * between the two.
+ *
+ *   DISPATCH          recv_tokens[row] of each peer = input[token], then gemm_output = recv_tokens * B
+ *   COMBINE_SCATTER   combine_rows[slot] of each owner = gemm_input * B, then output[token] = sum of its slots
+ *   COMBINE_SERIAL    combine_rows[row] = gemm_input * B, a barrier of all ranks, then the owners pull and sum
+ *
+ * Shapes   epf_call.h; the tiles are those of epf_gemm_sm90.cuh, 128 rows by 2 x 256 columns per cluster.
+ * Needs    a layout made earlier on this stream; the host reads nothing of it.
+ * Launch   1 CTA per SM, 384 threads, clusters of 2.  All CTAs of all ranks must be resident: the host takes no
+ *          more than this rank's share of the device.
+ *
+ * Roles    warps   regs   does
+ *   load   0       40     as in the grouped GEMM
+ *   plan   1       40     as there; before it hands a task on it waits for the task's rows (before_task)
+ *   comm   2-3     40/56  dispatch: both DISPATCH, then EXPAND.  combine: warp 2 SCATTER (flags of finished tiles),
+ *                         then REDUCE; warp 3 REDUCE
+ *   math   4-11    232/224 as in the grouped GEMM; combine: weight gradients, then REDUCE
+ *
+ *   time ->
+ *   comm   |send rows|flags| fill rows | ...          | flags of tile 0 |...|sum tokens ...
+ *   plan        wait tile 0 ------------^|task 0|...
+ *   load                                  |k0|k1|...
+ *   math                                     |mma ... |store|mma ...            |sum tokens|
+ *
+ * Synchronization beside that of the grouped GEMM
+ *   object         where         target                signalled by              waited on by    order
+ *   entered[r]     peer window   word(epoch, tag)      comm warp 2 of CTA 0      comm, plan      sys
+ *   recv_flag[row] peer window   word(epoch, carrier)  comm of the sender        comm (EXPAND)   sys
+ *   tile_ready[t]  own memory    word(epoch, 8)        comm, a part of a tile    plan            gpu
+ *   expert_ready   own memory    word(epoch, 8 tiles)  comm, a part of a tile    plan            gpu
+ *   tile_done[t]   own memory    warps * tasks         math warp, rows stored    comm (SCATTER), gpu; zeroed by it
+ *   combine_flag   peer window   word(epoch, 0)        comm (SCATTER)            comm, math      sys
+ *   gemm_done      own memory    CTAs                  math of each CTA          nobody          gpu; the last one ...
+ *   barrier[r]     peer window   word(epoch, 0)        ... signals all ranks     comm, math      sys
+ *   left           own memory    CTAs                  each CTA at its end       nobody          gpu; the last one
+ *                                                                                                ends the epoch
+ *
+ * TMA reads rows that ordinary stores wrote, maybe from another device: the flag is acquired in the generic proxy,
+ * then the load thread fences generic before asynchronous accesses (before_loads).
+ * No deadlock  epf_sched.h; comm never waits for anything that its own CTA's other roles have yet to do but
+ *              tile_done, and math waits for load only.
+ */
+#ifndef EPF_PHASE_SM90_CUH
+#define EPF_PHASE_SM90_CUH
+
+#include <type_traits>
+
+#include "cuda/epf_gemm_sm90.cuh"
+#include "cuda/epf_phase_comm_sm90.cuh"
+
+static constexpr int kMathThreads = kThreads - kLoadThreads;
+static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
+
+static __device__ __forceinline__ const epf_cuda_call &call_of(const epf_gemm_sm90_args &args)
+{
+    return ((const epf_phase_sm90_args &)args).call;
+}
+
+/* Of the launch under way: state->epoch moves on when its last CTA leaves. */
+static __device__ __forceinline__ uint32_t epoch_of(const epf_cuda_call &c)
+{
+    return c.state->epoch + 1;
+}
+
+struct dispatch_hooks : gemm_no_hooks {
+    static __device__ __forceinline__ void before_task(const epf_gemm_sm90_args &args,
+                                                       const gemm_task &task, uint32_t)
+    {
+        const epf_cuda_call &c = call_of(args);
+        const epf_tile_map &tiles = c.call.phase.tiles;
+        const int32_t first = tiles.tile_offset[task.expert];
+        if (task.rows == 0) {
+            return;
+        }
+        if (c.call.phase.block_wise) {
+            const int32_t tile =
+                first + (task.row_begin - tiles.row_offset[task.expert]) / EPF_CUDA_BLOCK_M;
+            (void)epf_device_wait(c, &c.tile_ready[tile], epf_word(epoch_of(c), kExpandParts),
+                                  {EPF_OBJECT_TILE_READY, c.call.rank, tile});
+        } else {
+            const int32_t num = tiles.tile_offset[task.expert + 1] - first;
+            (void)epf_device_wait(c, &c.expert_ready[task.expert],
+                                  epf_word(epoch_of(c), (uint32_t)num * kExpandParts),
+                                  {EPF_OBJECT_EXPERT_READY, c.call.rank, task.expert});
+        }
+    }
+    static __device__ __forceinline__ void before_loads(void)
+    {
+        epf_fence_proxy_async_global();
+    }
+};
+
+/* Before the first row of a combine is stored: all ranks have left the buffers of the set's last one. */
+static __device__ __forceinline__ void wait_free(const epf_cuda_call &c)
+{
+    const epf_call &call = c.call;
+    const uint64_t free_epoch = epf_word(c.state->combine_epoch[call.set_index] + 1, 0);
+    for (int32_t r = 0; r < call.shape.num_ranks; r++) {
+        if (!epf_device_wait(c,
+                             epf_call_control_word(&call, call.rank, call.control_map.entered, r),
+                             free_epoch, {EPF_OBJECT_ENTERED, r, r})) {
+            return;
+        }
+    }
+}
+
+struct combine_hooks : gemm_no_hooks {
+    static __device__ __forceinline__ void before_task(const epf_gemm_sm90_args &args,
+                                                       const gemm_task &, uint32_t before)
+    {
+        if (before == 0) {
+            wait_free(call_of(args));
+        }
+    }
+};
+
+struct scatter_hooks : combine_hooks {
+    static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &args, int64_t row)
+    {
+        const epf_call &call = call_of(args).call;
+        const int2 source = ((const int2 *)call.row_source)[row];
+        return (char *)epf_call_set_row(&call, source.y, call.set_map.combine_rows, source.x);
+    }
+    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &args,
+                                                       const gemm_task &task, int, int)
+    {
+        const epf_cuda_call &c = call_of(args);
+        const epf_tile_map &tiles = c.call.phase.tiles;
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+            const int32_t tile =
+                tiles.tile_offset[task.expert] +
+                (task.row_begin - tiles.row_offset[task.expert]) / EPF_CUDA_BLOCK_M;
+            (void)epf_add_release_gpu_u64(&c.tile_done[tile], 1);
+        }
+    }
+};
+
+/* Tasks of an M-tile that math warps see, those past N among them. */
+template <class C>
+static __device__ __forceinline__ int32_t tasks_per_tile(const epf_gemm_sm90_args &args)
+{
+    return args.num_n_tiles * C::kClusterN;
+}
+
+/* All math threads: this CTA's rows and its share of the gates are in place; the last CTA tells all ranks. */
+static __device__ __forceinline__ void signal_barrier(const phase_view &v)
+{
+    const epf_call &call = v.c.call;
+    const int32_t bytes = call.shape.weight_bytes;
+    const int32_t thread = (int32_t)threadIdx.x - kLoadThreads;
+    for (int64_t row = (int64_t)blockIdx.x * kMathThreads + thread;
+         call.has_gate && row < v.shared.num_rows; row += (int64_t)gridDim.x * kMathThreads) {
+        copy_weight(call.set[call.rank] + call.set_map.combine_gate + row * bytes,
+                    gates_of(call) + row * bytes, bytes);
+    }
+    bulk_wait_all();
+    epf_fence_proxy_async_global();
+    named_barrier_sync(kMathBarrier, kMathThreads);
+    if (thread == 0 && epf_add_acq_rel_gpu_u32(&v.c.state->gemm_done, 1) == gridDim.x - 1) {
+        for (int32_t r = 0; r < call.shape.num_ranks; r++) {
+            epf_store_release_sys_u64(
+                epf_call_control_word(&call, r, call.control_map.barrier, call.rank),
+                epf_word(v.shared.epoch, 0));
+        }
+    }
+}
+
+/* What all ranks are told before this one waits for anything. */
+static __device__ __forceinline__ void signal_entered(const phase_view &v)
+{
+    const epf_call &call = v.c.call;
+    for (int32_t r = v.lane; r < call.shape.num_ranks; r += 32) {
+        epf_store_release_sys_u64(
+            epf_call_control_word(&call, r, call.control_map.entered, call.rank), v.shared.entered);
+    }
+}
+
+/* A failure that every CTA of this rank sees alike before anything is done. */
+static __device__ __forceinline__ int32_t find_refusal(const epf_cuda_call &c, uint32_t epoch)
+{
+    if (epoch >= EPF_EPOCH_LAST) {
+        return EPF_E_STATE;
+    }
+    return c.head->max_rows > c.call.set_map.rows || c.head->num_rows > c.capacity ? EPF_E_CAPACITY
+                                                                                   : EPF_OK;
+}
+
+/* One thread: what this launch is about. */
+static __device__ __forceinline__ void phase_begin(const epf_cuda_call &c, int32_t kind,
+                                                   phase_shared &shared)
+{
+    const epf_phase &phase = c.call.phase;
+    const uint32_t epoch = epoch_of(c);
+    const int32_t refusal = find_refusal(c, epoch);
+    const int32_t comm_warps = max(phase.num_comm_workers, 1) * 2;
+    shared.epoch = epoch;
+    shared.entered = epf_word(epoch, epf_tag(kind, c.call.set_index, c.head->epoch));
+    shared.num_slots = c.head->num_slots;
+    shared.num_rows = c.head->num_rows;
+    shared.slots_per_task = (int32_t)epf_max64(
+        1, epf_min64(phase.slots_per_task, epf_ceil_div(c.head->num_slots, comm_warps)));
+    shared.tokens_per_task = (int32_t)epf_max64(
+        1, epf_min64(phase.tokens_per_task, epf_ceil_div(c.call.num_tokens, 8 * gridDim.x)));
+    shared.run = c.head->status == EPF_OK && refusal == EPF_OK && !epf_device_is_aborted(c);
+    if (refusal != EPF_OK && blockIdx.x == 0) {
+        const epf_fault fault = {refusal,
+                                 c.call.rank,
+                                 0,
+                                 EPF_OBJECT_NONE,
+                                 -1,
+                                 0,
+                                 0,
+                                 (uint64_t)c.capacity,
+                                 (uint64_t)c.head->max_rows};
+        epf_device_raise(c, fault);
+    } else if (blockIdx.x == 0 && epf_device_is_aborted(c)) {
+        epf_device_pass_on(c);
+    }
+}
+
+/* One thread of each CTA, when its CTA is done with the call. */
+static __device__ __forceinline__ void phase_end(const epf_cuda_call &c, int32_t kind,
+                                                 const phase_shared &shared)
+{
+    if (epf_device_leave(c.state, shared.epoch) && kind != EPF_PHASE_DISPATCH) {
+        c.state->combine_epoch[c.call.set_index] = shared.epoch;
+    }
+}
+
+/* What a phase's kernel is made of: G is void, or the configuration of its weight gradients. */
+template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
+    using C = C_;
+    using Hooks = Hooks_;
+    using G = G_;
+    static constexpr int kKind = kKind_;
+    static constexpr bool kIsDispatch = kKind == EPF_PHASE_DISPATCH;
+    static constexpr bool kHasGrads = !std::is_same<G, void>::value;
+    /* Registers for copying where the math role, which has the most to keep in a combine and with raw output, can
+     * spare them. */
+    static constexpr bool kWideComm = kIsDispatch && !C::kRaw;
+    static constexpr int kCopyAhead = kWideComm ? 4 : 2;
+    static_assert(C::kClusterN == 2 && C::kClusterM == 1 && !C::kGathered, "tiles of the layout");
+};
+
+template <class C> struct phase_smem {
+    gemm_smem<C> gemm;
+    phase_shared shared;
+    epf_tile_map tiles;
+};
+
+template <class P>
+static __device__ __forceinline__ void comm_role(const epf_phase_sm90_args &args,
+                                                 const phase_view &v)
+{
+    using T = typename P::C::T;
+    if (P::kIsDispatch) {
+        dispatch_role<P::kCopyAhead>(
+            v, epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
+        return;
+    }
+    if (P::kKind == EPF_PHASE_COMBINE_SCATTER && threadIdx.x < 96) {
+        notify_role(v, tasks_per_tile<typename P::C>(args.gemm));
+    }
+    reduce_role<T>(v);
+}
+
+template <class P>
+static __device__ __forceinline__ void phase_load(const epf_phase_sm90_args &args,
+                                                  gemm_smem<typename P::C> &smem)
+{
+    gemm_ring<P::C::kStages> ring;
+    load_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
+    if constexpr (P::kHasGrads) {
+        for (int32_t i = 0; i < args.call.call.phase.num_grads; i++) {
+            load_role<typename P::G, gemm_no_hooks>(args.grad[i], smem, ring);
+        }
+    }
+}
+
+template <class P>
+static __device__ __forceinline__ void phase_plan(const epf_phase_sm90_args &args,
+                                                  gemm_smem<typename P::C> &smem)
+{
+    uint32_t count = 0;
+    plan_role<typename P::C, typename P::Hooks>(args.gemm, smem, count);
+    if constexpr (P::kHasGrads) {
+        for (int32_t i = 0; i < args.call.call.phase.num_grads; i++) {
+            plan_role<typename P::G, gemm_no_hooks>(args.grad[i], smem, count);
+        }
+    }
+}
+
+template <class P>
+static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &args,
+                                                  gemm_smem<typename P::C> &smem,
+                                                  const phase_view &v)
+{
+    gemm_ring<P::C::kStages> ring;
+    math_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
+    if (P::kKind == EPF_PHASE_COMBINE_SERIAL) {
+        signal_barrier(v);
+    }
+    if constexpr (P::kHasGrads) {
+        for (int32_t i = 0; i < args.call.call.phase.num_grads; i++) {
+            math_role<typename P::G, gemm_no_hooks>(args.grad[i], smem, ring);
+        }
+    }
+    if (!P::kIsDispatch) {
+        reduce_role<typename P::C::T>(v);
+    }
+}
+
+template <class P>
+__global__ void __launch_bounds__(kThreads, 1)
+    phase_kernel(const __grid_constant__ epf_phase_sm90_args args)
+{
+    using C = typename P::C;
+    extern __shared__ __align__(1024) uint8_t shared[];
+    phase_smem<C> &smem = *reinterpret_cast<phase_smem<C> *>(shared);
+    const phase_view view = {args.call, smem.shared, smem.tiles, (int32_t)threadIdx.x % 32};
+
+    gemm_begin<C>(args.gemm, smem.gemm);
+    if (threadIdx.x == 64) {
+        smem.tiles = tile_map<C>(args.gemm, smem.gemm);
+        phase_begin(args.call, P::kKind, smem.shared);
+    }
+    __syncthreads();
+    cluster_sync();
+    if (smem.shared.run) {
+        if (blockIdx.x == 0 && threadIdx.x / 32 == 2) {
+            signal_entered(view);
+        }
+        if (threadIdx.x < kLoadThreads) {
+            if constexpr (P::kWideComm) {
+                setmaxnreg_dec_56();
+            } else {
+                setmaxnreg_dec_40();
+            }
+            if (threadIdx.x >= 64) {
+                comm_role<P>(args, view);
+            } else if (threadIdx.x == 0) {
+                phase_load<P>(args, smem.gemm);
+            } else if (threadIdx.x == C::kPlanThread) {
+                phase_plan<P>(args, smem.gemm);
+            }
+        } else {
+            if constexpr (P::kWideComm) {
+                setmaxnreg_inc_224();
+            } else {
+                setmaxnreg_inc_232();
+            }
+            phase_math<P>(args, smem.gemm, view);
+        }
+    }
+    __syncthreads();
+    cluster_sync();
+    if (threadIdx.x == 0) {
+        phase_end(args.call, P::kKind, smem.shared);
+    }
+}
+
+#endif
