@@ -65,6 +65,10 @@ static op_knobs random_knobs(const sim_plan *p, epf_rng *rng)
     random_workers(rng, &k);
     k.gemm_library = EPF_GEMM_LIBRARY_PORTABLE;
     k.block_n = 8;
+    if (one_in(rng, 6)) {
+        const op_knobs mixed = {.repeat = 1, .mixed = true, .gemm_library = k.gemm_library};
+        k = mixed;
+    }
     k.group_m = PICK(rng, 1, 2, 3);
     k.num_warps = PICK(rng, 1, 2, 3, 16);
     k.num_buffers = PICK(rng, 1, 2);
@@ -75,7 +79,7 @@ static op_knobs random_knobs(const sim_plan *p, epf_rng *rng)
     k.own_outputs = p->is_layer || one_in(rng, 2);
     k.no_weights = !p->is_layer && one_in(rng, 4);
     k.gates = one_in(rng, 2);
-    k.signal = one_in(rng, 8);
+    k.signal = !k.mixed && one_in(rng, 8);
     k.grad_dtype = !p->is_layer && one_in(rng, 4) ? EPF_DTYPE_F32 : 0;
     return k;
 }
@@ -168,6 +172,9 @@ static plan_call random_call(const sim_plan *p, epf_rng *rng, progress *g)
         call.kind = CALL_PREPROCESS;
         call.which = layout_of(call.which);
         note_preprocess(g, call.which);
+    } else if (chance == 5 && p->knobs[0].num_buffers > 1 &&
+               p->data[0]->problem.capacity >= p->config.num_ranks) { /* nobody has to regrow */
+        call.kind = CALL_ODD_DISPATCH;
     } else if (!g->has_rows[call.which] || chance < 8) {
         call.kind = CALL_DISPATCH;
         note_dispatch(p, g, call.which);
@@ -185,6 +192,9 @@ static void random_calls(sim_plan *p, epf_rng *rng)
         p->episodes[e].num_calls = epf_rng_range(rng, 3, MAX_CALLS);
         for (int32_t i = 0; i < p->episodes[e].num_calls; i++) {
             p->episodes[e].calls[i] = random_call(p, rng, &g);
+            if (p->episodes[e].calls[i].kind == CALL_ODD_DISPATCH) {
+                p->episodes[e].num_calls = i + 1; /* some ranks need a reset, some may not */
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ typedef enum call_kind {
     CALL_PREPROCESS,
     CALL_BAD_PREPROCESS, /* rank `rank` has an expert id that does not exist */
     CALL_DISPATCH,
+    CALL_ODD_DISPATCH, /* rank `rank` uses the other buffer set */
     CALL_COMBINE,
     CALL_LAYER,
     CALL_BARRIER,

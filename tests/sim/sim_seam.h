@@ -52,6 +52,9 @@ int sim_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex, const struc
 int sim_cond_signal(pthread_cond_t *cond);
 int sim_cond_broadcast(pthread_cond_t *cond);
 
+/* The twin that runs, by its place in twins.cmake; 0: none. */
+extern int32_t sim_twin;
+
 #if defined(EPFUSE_SIM)
 
 #define EPF_HOST_LOAD(word, order) ((__typeof__(*(word) + 0))sim_load(word, sizeof *(word), order))

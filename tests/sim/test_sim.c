@@ -12,6 +12,9 @@
 #include <unistd.h>
 
 #include "sim_run.h"
+#include "sim_seam.h"
+
+int32_t sim_twin;
 
 static volatile uint64_t running; /* for the signal handler */
 
