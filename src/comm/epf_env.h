@@ -18,7 +18,7 @@ typedef struct epf_env {
     char job[256];       /* what ranks of this job share and others' do not           */
 } epf_env;
 
-/* Looks for one family after the other, our own first, by `get` (getenv but in tests).  The job is
+/* Looks for one family after the other, our own first, by `get` (secure_getenv but in tests).  The job is
  * EPFUSE_RENDEZVOUS where that is set, in every family.  EPF_OK with
  * family == NULL where there is none; EPF_E_INVALID where a family is incomplete or not numbers;
  * EPF_E_UNSUPPORTED where the job spans machines. */

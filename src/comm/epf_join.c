@@ -439,7 +439,7 @@ epf_status epf_comm_create_env(const epf_comm_config *config, epf_comm **comm)
     EPF_CHECK_ARG(comm, "comm is NULL");
     *comm = NULL;
     EPF_CHECK_ARG(config, "config is NULL");
-    EPF_TRY(epf_env_detect(getenv, &env));
+    EPF_TRY(epf_env_detect(secure_getenv, &env));
     EPF_CHECK_ARG(env.family != NULL,
                   "no launcher's variables found: set EPFUSE_RANK, EPFUSE_NUM_RANKS and "
                   "EPFUSE_RENDEZVOUS, or start through torchrun, mpirun or srun");

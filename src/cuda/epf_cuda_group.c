@@ -68,7 +68,7 @@ static bool same_device(const member *a, const member *b)
 
 static epf_status read_wish(int32_t *wish)
 {
-    const char *text = getenv("EPFUSE_CUDA_TRANSPORT");
+    const char *text = secure_getenv("EPFUSE_CUDA_TRANSPORT");
     *wish = NO_WISH;
     if (text == NULL || text[0] == '\0') {
         return EPF_OK;

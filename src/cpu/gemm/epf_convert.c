@@ -10,7 +10,7 @@
 #if defined(__x86_64__)
 static const epf_vector_ops *choose(void)
 {
-    const char *cap = getenv("EPFUSE_VECTOR");
+    const char *cap = secure_getenv("EPFUSE_VECTOR");
     const bool base_only = cap != NULL && strcmp(cap, "base") == 0;
     const bool avx2_only = cap != NULL && strcmp(cap, "avx2") == 0;
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -93,7 +93,7 @@ static void query_auto(epf_dtype dtype, epf_gemm_provider_info *info)
 
 static epf_status kind_from_environment(epf_gemm_kind *kind)
 {
-    const char *name = getenv("EPFUSE_GEMM");
+    const char *name = secure_getenv("EPFUSE_GEMM");
     if (*kind != EPF_GEMM_AUTO || name == NULL || name[0] == '\0') {
         return EPF_OK;
     }
