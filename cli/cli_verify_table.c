@@ -52,14 +52,15 @@ const verify_promise verify_promises[] = {
      NULL, 0},
     {"checks", "checking a call's arguments costs at most 1 % of a layer", "pairs of timings", 4000,
      1000, INSIDE(verify_checks), NULL, 0},
-    BY_TESTS("parameters", "every parameter of every function is checked", "^params"),
-    BY_TESTS("allocations", "every allocation may fail", "^alloc|[._]alloc"),
+    BY_TESTS("parameters", "every parameter of every function is checked", "^params[.]"),
+    BY_TESTS("allocations", "every allocation may fail", "alloc"),
     BY_TESTS("readers", "readers survive any file",
-             "fuzz|hostile|comm_frames|^model.*(safetensors|npy|config)"),
+             "^fuzz[.]|hostile|comm_frames|^model.*(safetensors|npy|config|file)"),
     BY_TESTS("others", "nobody else gets in, and a setuid caller's environment is not read",
-             "^faults.(other_user|secure_env|sealed)"),
-    BY_TESTS("protocol", "the protocol is right in every interleaving of a model", "^spin|^models"),
-    BY_TESTS("simulator", "the real schedule is right in random interleavings", "^sim"),
+             "^faults[.](other_user|secure_env|getenv)|^comm_(link|bootstrap|processes)"),
+    BY_TESTS("protocol", "the protocol is right in every interleaving of its models",
+             "^protocol[.]"),
+    BY_TESTS("simulator", "the real schedule is right in interleavings drawn at random", "^sim[.]"),
 };
 
 const int32_t verify_num_promises = (int32_t)(sizeof verify_promises / sizeof verify_promises[0]);

@@ -13,6 +13,8 @@ typedef struct tally {
     uint64_t num_passed, num_skipped, num_failed;
     char failed[NAME_BYTES];  /* the first */
     char skipped[NAME_BYTES]; /* the first */
+    char said[LINE_BYTES];    /* the running program's last line */
+    char note[VERIFY_TEXT];   /* what programs said at their end */
 } tally;
 
 /* "  3/12 Test  #30: name ....   Passed    0.51 sec": the name, or false for any other line. */
@@ -28,31 +30,61 @@ static bool name_of(const char *line, char name[NAME_BYTES])
     return name[0] != '\0';
 }
 
+/* "30: text" is a line of a program. */
+static bool take_said(tally *t, const char *line)
+{
+    const size_t digits = strspn(line, "0123456789");
+
+    if (digits == 0 || strncmp(line + digits, ": ", 2) != 0) {
+        return false;
+    }
+    if (line[digits + 2] != '\n') {
+        (void)snprintf(t->said, sizeof t->said, "%.*s", (int)strcspn(line + digits + 2, "\n"),
+                       line + digits + 2);
+    }
+    return true;
+}
+
+/* Figures that a program prints as its last line are worth telling. */
+static void add_note(tally *t)
+{
+    const size_t used = strlen(t->note);
+
+    if (strpbrk(t->said, "0123456789") != NULL && used + strlen(t->said) + 3 < sizeof t->note) {
+        (void)snprintf(t->note + used, sizeof t->note - used, "%s%s", used > 0 ? "; " : "",
+                       t->said);
+    }
+}
+
 static void count_line(tally *t, const char *line)
 {
     char name[NAME_BYTES];
 
-    if (!name_of(line, name)) {
+    if (take_said(t, line) || !name_of(line, name)) {
         return;
     }
     if (strstr(line, " Passed ") != NULL) {
         t->num_passed++;
+        add_note(t);
     } else if (strstr(line, "***Skipped") != NULL || strstr(line, "***Not Run") != NULL) {
         memcpy(t->skipped, t->num_skipped == 0 ? name : t->skipped, NAME_BYTES);
         t->num_skipped++;
     } else if (strstr(line, "***") != NULL) {
         memcpy(t->failed, t->num_failed == 0 ? name : t->failed, NAME_BYTES);
         t->num_failed++;
+    } else {
+        return;
     }
+    t->said[0] = '\0';
 }
 
 /* False where the path cannot stand between quotes of the shell. */
 static bool make_command(const verify_promise *p, const verify_run *run, char *command)
 {
-    const int length =
-        snprintf(command, COMMAND_BYTES,
-                 "exec ctest --test-dir '%s' -R '%s' %s --timeout %d --no-tests=ignore 2>/dev/null",
-                 run->tests_dir, p->tests, run->is_full ? "" : "-LE nightly", LONGEST_TEST_S);
+    const int length = snprintf(
+        command, COMMAND_BYTES,
+        "exec ctest -V --test-dir '%s' -R '%s' %s --timeout %d --no-tests=ignore 2>/dev/null",
+        run->tests_dir, p->tests, run->is_full ? "" : "-LE nightly", LONGEST_TEST_S);
     return strchr(run->tests_dir, '\'') == NULL && length > 0 && length < COMMAND_BYTES;
 }
 
@@ -65,12 +97,8 @@ static void conclude(const verify_promise *p, verify_run *run, const tally *t, b
     } else if (t->num_passed == 0 && !is_cut) {
         verify_skip(run, "no test program matches %s in %s", p->tests, run->tests_dir);
     }
-    if (t->num_skipped > 0) {
-        verify_note(run, "%d skipped (%s%s)%s", (int)t->num_skipped, t->skipped,
-                    t->num_skipped > 1 ? ", ..." : "", is_cut ? ", stopped before the end" : "");
-    } else if (is_cut) {
-        verify_note(run, "stopped before the end");
-    }
+    verify_note(run, "%s%s%s%s", t->note, t->num_skipped > 0 ? ", without " : "",
+                t->num_skipped > 0 ? t->skipped : "", is_cut ? ", stopped before the end" : "");
 }
 
 void verify_tests(const verify_promise *p, verify_run *run)
