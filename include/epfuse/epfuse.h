@@ -15,7 +15,8 @@
  *     thread at a time.  Operators of different groups may be used from different threads at once.
  *   - Tensors are row-major; the last dimension is contiguous, leading ones may be strided.  A tensor
  *     with ndim 0 counts as not given; data may be NULL where there are no elements.
- *   - Memory is host memory for EPF_BACKEND_CPU, where calls return when their work is done.
+ *   - Memory is host memory for EPF_BACKEND_CPU, where calls return when their work is done, and device
+ *     memory for EPF_BACKEND_CUDA, where calls are enqueued ("Streams" below).
  *   - Results are a pure function of the inputs: same inputs, same bits, whatever the timing, the
  *     number of workers, the combine mode.  fp32 accumulation, one rounding to the token type.
  *   - Every wait ends: by success, by an error of a peer, or by the group's timeout.
@@ -149,7 +150,7 @@ EPF_API_VOID void epf_group_destroy(epf_group *group);
 /* Operator */
 /* ---------------------------------------------------------------------------------------------- */
 
-typedef enum epf_backend { EPF_BACKEND_CPU = 1 } epf_backend;
+typedef enum epf_backend { EPF_BACKEND_CPU = 1, EPF_BACKEND_CUDA = 2 } epf_backend;
 
 /** The library that multiplies tiles on the CPU. */
 typedef enum epf_gemm_library {
@@ -179,9 +180,12 @@ typedef struct epf_op_config {
     bool need_reversed_token_scatter_idx; /* expose that field of the layout; default false */
     bool lazy;                            /* take memory in epf_op_sync() only; default false */
     bool allow_regrow;   /* buffers grow when a call needs more rows; default true */
-    int32_t num_workers; /* threads, the caller's included; EPF_AUTO: its share of cores */
+    int32_t num_workers; /* threads, the caller's included; EPF_AUTO: its share of cores.
+                            CUDA: CTAs, an even number; EPF_AUTO: its share of SMs, sm_margin of them held back */
     bool pin_workers;    /* pin all threads but the caller's to cores of this rank; default false */
-    int32_t gemm_library; /* epf_gemm_library; default AUTO */
+    int32_t gemm_library; /* epf_gemm_library; default AUTO; the CPU's choice only */
+    int32_t device;       /* CUDA: the device's number; default -1: the thread's current one */
+    void *stream;         /* CUDA: a cudaStream_t; default NULL: a non-blocking one of its own */
 } epf_op_config;
 
 EPF_API epf_status epf_op_config_init_sized(epf_op_config *config, size_t struct_size);
@@ -252,8 +256,46 @@ EPF_API epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record)
 /** Bring the operator back after an error: all ranks meet and agree on a fresh epoch.  Collective. */
 EPF_API epf_status epf_op_reset(epf_op *op);
 
-/** All ranks meet.  Collective. */
+/** All ranks meet.  Collective.  With CUDA it waits for the stream. */
 EPF_API epf_status epf_op_barrier(epf_op *op);
+
+/*
+ * Streams (EPF_BACKEND_CUDA)
+ *   - epf_preprocess, the two operations and the layer are enqueued on the operator's stream and return.
+ *     Tensors are device memory; they must stay as they are until the stream has passed the call.
+ *   - Arguments are checked at once.  What goes wrong on the device shows in epf_op_poll_error() and
+ *     epf_op_synchronize(), and ends the calls behind it as well.  Routing that preprocess refuses shows in
+ *     epf_layout_get(); calls with such a layout fail.
+ *   - The host does not know a layout's row counts until epf_layout_get() has waited for them.  Before that, results have
+ *     capacity size: epf_*_result tensors and the operator's own memory have the rows of the buffer set, tensors of the
+ *     caller count with the rows they have.  A device that meets more rows than the smallest holds gives EPF_E_CAPACITY
+ *     on all ranks, and the operator needs epf_op_reset().
+ *   - So buffers grow (allow_regrow) only in epf_init_output_buffer(), or in calls with a layout that epf_layout_get() has
+ *     looked into on all ranks.
+ *   - A call with buffers of capacity size can be captured in a CUDA graph, once the same call has been made outside of
+ *     it (which takes the operator's memory).  T is then part of the graph.  After a replay epf_op_synchronize() comes before
+ *     epf_layout_get().  All ranks replay alike.
+ *   - Tokens are bf16 or fp16; matrices start at, and have rows at, multiples of 16 bytes; tensors of weights are dense.
+ */
+
+/**
+ * The stream of all later calls, which wait there for the earlier ones.  Not while either is being captured.
+ *
+ * @param stream  a cudaStream_t of the operator's device; NULL: the operator's own
+ * @return EPF_E_UNSUPPORTED  the CPU backend has no streams
+ */
+EPF_API epf_status epf_op_set_stream(epf_op *op, void *stream);
+
+/** The operator's stream, a cudaStream_t; NULL with EPF_BACKEND_CPU. */
+EPF_API epf_status epf_op_stream(const epf_op *op, void **stream);
+
+/**
+ * Wait until all that was enqueued is done; a few times the group's timeout at most.  Not collective.
+ *
+ * @return what ended the operator's calls, as epf_op_poll_error() shows it, or EPF_OK
+ * @return EPF_E_TIMEOUT  the stream did not come to its end
+ */
+EPF_API epf_status epf_op_synchronize(epf_op *op);
 
 /**
  * This rank's send buffer of a set, for with_cpy_flag = false: [T_max, H] of the token type, valid until
@@ -324,7 +366,12 @@ typedef struct epf_layout_view {
     const int32_t *expert_tile_offset;         /* [L]        exclusive prefix sum of tiles */
 } epf_layout_view;
 
-/** Look into a layout. */
+/**
+ * Look into a layout.  With CUDA its arrays are device memory, num_tiles_total and the row counts are not: waits until
+ * the device has written those, within the group's timeout.
+ *
+ * @return EPF_E_INVALID  the routing was refused (CUDA); as epf_preprocess() returns it with the CPU
+ */
 EPF_API epf_status epf_layout_get(const epf_layout *layout, epf_layout_view *view);
 
 /** Accepts NULL. */
@@ -332,7 +379,7 @@ EPF_API_VOID void epf_layout_destroy(epf_layout *layout);
 
 /**
  * The receive buffers a call with this layout will use (init_output_buffer of the original): grows them
- * if they are too small.  Collective.
+ * if they are too small.  Collective.  With CUDA it waits as epf_layout_get() does.
  *
  * @param output_buf       out: [R, H] of the token type, in the window
  * @param weight_recv_buf  out: [R] of the weight type, in the window
@@ -361,7 +408,8 @@ typedef struct epf_weight_config {
 EPF_API epf_status epf_weight_config_init_sized(epf_weight_config *config, size_t struct_size);
 #define epf_weight_config_init(config) epf_weight_config_init_sized((config), sizeof *(config))
 
-/** Pack; the tensor is not needed afterwards.  Not collective. */
+/** Pack; the tensor is not needed afterwards.  Not collective.  With CUDA nothing is copied: the tensor stays, and
+ *  outlives the weight. */
 EPF_API epf_status epf_weight_create(epf_op *op, const epf_weight_config *config,
                                      epf_weight **weight);
 
@@ -372,7 +420,8 @@ EPF_API_VOID void epf_weight_destroy(epf_weight *weight);
 /* The two fused operations */
 /* ---------------------------------------------------------------------------------------------- */
 
-/** The tile tables of a grouped GEMM; all int32, all optional: the layout knows them.  Given ones must agree. */
+/** The tile tables of a grouped GEMM; all int32, all optional: the layout knows them.  Given ones must agree; with CUDA,
+ *  where the host cannot look, they must be the very arrays of the layout's view, else EPF_E_UNSUPPORTED. */
 typedef struct epf_tile_tables {
     epf_tensor expert_ids;      /* [>= M_grid] */
     epf_tensor split_size;      /* [L]         */
@@ -386,11 +435,13 @@ typedef struct epf_tile_tables {
 typedef enum epf_activation { EPF_ACTIVATION_NONE = 0, EPF_ACTIVATION_SWIGLU = 1 } epf_activation;
 
 typedef struct epf_dispatch_group_gemm_args {
-    uint32_t struct_size;   /* set by epf_dispatch_group_gemm_args_init() */
-    epf_layout *layout;     /* of preprocess */
-    epf_tensor input;       /* [T, H] token type; not looked at if with_cpy_flag is false */
-    epf_tensor exp_indices; /* [T, K] int32, optional: must equal the layout's */
-    epf_tensor weight;      /* [T, K] weight type, optional: routing weights to send along;
+    uint32_t struct_size; /* set by epf_dispatch_group_gemm_args_init() */
+    epf_layout *layout;   /* of preprocess */
+    epf_tensor input;     /* [T, H] token type; not looked at if with_cpy_flag is false */
+    epf_tensor
+        exp_indices;   /* [T, K] int32, optional: must equal the layout's; with CUDA the contents
+                                         are not looked at */
+    epf_tensor weight; /* [T, K] weight type, optional: routing weights to send along;
                                          on all ranks that have tokens, or on none */
     epf_tensor gemm_weight; /* [L, N, H] or [L, H, N] token type: packed on every call ... */
     const epf_weight *packed_weight; /* ... or this, packed once: exactly one of the two */
@@ -406,17 +457,19 @@ typedef struct epf_dispatch_group_gemm_args {
     epf_tensor gemm_output_data;      /* [>= R, N] token type, optional out */
     epf_tensor dispatch_output;       /* [>= R, H] token type, optional out: a copy of the rows */
     epf_tensor weight_recv;           /* [>= R] weight type, optional out: a copy */
-    int32_t gemm_block_size_m;    /* default EPF_AUTO: 128; the layout's tile tables follow it */
-    int32_t gemm_block_size_n;    /* EPF_AUTO: the packed weight's, else fwd_gemm_block_size_n */
-    int32_t gemm_block_size_k;    /* EPF_AUTO: the packed weight's, else all of H */
-    int32_t gemm_group_size_m;    /* M-tiles swept together; default 3 */
-    int32_t gemm_num_stages;      /* EPF_AUTO or 1: the CPU has no ring of stages to size */
-    bool use_block_wise_barrier;  /* a tile waits for its own rows; default false: its expert's */
-    int32_t num_warps;            /* slots one dispatch task moves; default 16; 1..32 */
-    int32_t activation;           /* epf_activation; SWIGLU needs weight, see activation_output */
+    int32_t
+        gemm_block_size_m; /* default EPF_AUTO: 128; the layout's tile tables follow it; CUDA: 128 */
+    int32_t
+        gemm_block_size_n; /* EPF_AUTO: the packed weight's, else fwd_gemm_block_size_n; CUDA: 256 */
+    int32_t gemm_block_size_k;   /* EPF_AUTO: the packed weight's, else all of H; CUDA: 64 */
+    int32_t gemm_group_size_m;   /* M-tiles swept together; default 3 */
+    int32_t gemm_num_stages;     /* EPF_AUTO or 1: the CPU has no ring of stages to size; CUDA: 4 */
+    bool use_block_wise_barrier; /* a tile waits for its own rows; default false: its expert's */
+    int32_t num_warps;           /* slots one dispatch task moves; default 16; 1..32 */
+    int32_t activation;          /* epf_activation; SWIGLU needs weight, see activation_output */
     epf_tensor activation_output; /* [>= R, N / 2] token type, out; required by SWIGLU */
     bool keep_gemm_output; /* default true; false with SWIGLU: only the activation is written */
-    bool enable_profiler;  /* default false */
+    bool enable_profiler;  /* default false; CPU only */
     const char *profile_file_name; /* prof/mega/<name>_rank_<r>.perfetto-trace */
 } epf_dispatch_group_gemm_args;
 
@@ -478,7 +531,7 @@ typedef struct epf_group_gemm_combine_args {
     int32_t gemm_block_size_n;        /* EPF_AUTO: as in dispatch */
     int32_t gemm_block_size_k;        /* EPF_AUTO: as in dispatch */
     int32_t gemm_group_size_m;        /* default 3 */
-    int32_t gemm_num_stages;          /* EPF_AUTO or 1 */
+    int32_t gemm_num_stages;          /* as in dispatch */
     epf_tensor gate_input;            /* [>= R] weight type, optional: a value per row ...; on all
                                          ranks that have rows, or on none */
     bool cp_flag;               /* default true; false: gates already are in the gate buffer */
@@ -495,14 +548,15 @@ typedef struct epf_group_gemm_combine_args {
     int32_t combine_mode;              /* epf_combine_mode; default SERIAL; equal on every rank */
     epf_tensor grad_output;            /* [>= R, N'] token type, optional: with orig_input ... */
     epf_tensor orig_input;             /* [>= R, K''] token type: ... */
-    epf_tensor grad_weight; /* [L, N', K''] token type or fp32, out: ... the weight gradient */
+    epf_tensor
+        grad_weight; /* [L, N', K''] token type or fp32 (CPU), out: ... the weight gradient */
     epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout */
-    int32_t grad_block_size_m;            /* tile along N'; EPF_AUTO: 256 */
-    int32_t grad_block_size_n;            /* tile along K''; EPF_AUTO: 512 */
-    int32_t grad_block_size_k;            /* rows summed per step; EPF_AUTO: all of an expert's */
-    int32_t grad_group_size_m;            /* default 3 */
-    bool enable_profiler;                 /* default false */
-    const char *profile_file_name;        /* default "mega_group_gemm_combine" */
+    int32_t grad_block_size_m;            /* tile along N'; EPF_AUTO: 256; CUDA: 128 */
+    int32_t grad_block_size_n;            /* tile along K''; EPF_AUTO: 512; CUDA: 256 */
+    int32_t grad_block_size_k; /* rows summed per step; EPF_AUTO: all of an expert's; CUDA: 64 */
+    int32_t grad_group_size_m; /* default 3 */
+    bool enable_profiler;      /* default false */
+    const char *profile_file_name; /* default "mega_group_gemm_combine" */
 } epf_group_gemm_combine_args;
 
 EPF_API epf_status epf_group_gemm_combine_args_init_sized(epf_group_gemm_combine_args *args,

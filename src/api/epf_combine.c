@@ -14,25 +14,25 @@ typedef struct combine {
     const epf_weight *weight;
     epf_weight *temporary;
     epf_group_gemm_combine_result result;
-    epf_call call;
+    epf_launch launch;
 } combine;
 
-enum { DEFAULT_GRAD_BLOCK_M = 256, DEFAULT_GRAD_BLOCK_N = 512, MAX_GRAD_BLOCK = 4096 };
+enum { MAX_GRAD_BLOCK = 4096 };
 
 static bool has_gate(const combine *c)
 {
     return epf_tensor_given(&c->args.gate_input) || !c->args.cp_flag ||
-           (c->args.layout->num_rows == 0 && epf_tensor_given(&c->args.output_gate));
+           (epf_layout_is_empty(c->args.layout) && epf_tensor_given(&c->args.output_gate));
 }
 
 static epf_status check_inputs(combine *c)
 {
     const epf_op *const op = c->op;
     const epf_layout *const l = c->args.layout;
+    const int64_t rows = epf_layout_min_rows(l);
     const epf_tensor_want input = {
-        "gemm_input_data", 2, {l->num_rows, EPF_ANY_SIZE}, op->config.dtype, 0, false, true};
-    const epf_tensor_want gate = {"gate_input", 1,   {l->num_rows}, op->config.weight_dtype, 0,
-                                  true,         true};
+        "gemm_input_data", 2, {rows, EPF_ANY_SIZE}, op->config.dtype, 0, false, true};
+    const epf_tensor_want gate = {"gate_input", 1, {rows}, op->config.weight_dtype, 0, true, true};
     const epf_tensor_want output_gate = {
         "output_gate", 2, {l->num_tokens, op->shape.topk}, op->config.weight_dtype, 0, true, false};
     const epf_tensor_want weights = {
@@ -40,6 +40,7 @@ static epf_status check_inputs(combine *c)
     EPF_CHECK_ARG(epf_tensor_given(&c->args.gemm_input_data),
                   "gemm_input_data: not given, but required");
     EPF_TRY(epf_tensor_check(&c->args.gemm_input_data, &input));
+    EPF_TRY(epf_phase_check_align(op, &c->args.gemm_input_data, "gemm_input_data"));
     EPF_TRY(epf_tensor_check(&c->args.gate_input, &gate));
     EPF_TRY(epf_tensor_check(&c->args.output_gate, &output_gate));
     EPF_TRY(epf_tensor_check(&c->args.combine_weights, &weights));
@@ -80,7 +81,7 @@ static epf_status place_workers(const combine *c, epf_phase *phase)
     return EPF_OK;
 }
 
-static epf_status check_grad_blocks(const epf_group_gemm_combine_args *a)
+static epf_status check_grad_blocks(const epf_op *op, const epf_group_gemm_combine_args *a)
 {
     const int32_t blocks[] = {a->grad_block_size_m, a->grad_block_size_n};
     const char *const names[] = {"grad_block_size_m", "grad_block_size_n"};
@@ -93,15 +94,18 @@ static epf_status check_grad_blocks(const epf_group_gemm_combine_args *a)
                   a->grad_block_size_k);
     EPF_CHECK_ARG(a->grad_group_size_m >= 1, "grad_group_size_m: %d, must be at least 1",
                   a->grad_group_size_m);
-    return EPF_OK;
+    EPF_TRY(epf_phase_check_fixed(op, names[0], blocks[0], op->backend->grad_block_n));
+    EPF_TRY(epf_phase_check_fixed(op, names[1], blocks[1], op->backend->grad_block_k));
+    return epf_phase_check_fixed(op, "grad_block_size_k", a->grad_block_size_k,
+                                 op->backend->grad_rows);
 }
 
-static epf_grad_map grad_map(const epf_group_gemm_combine_args *a)
+static epf_grad_map grad_map(const epf_op *op, const epf_group_gemm_combine_args *a)
 {
     const epf_grad_map map = {
         (int32_t)a->grad_output.shape[1], (int32_t)a->orig_input.shape[1],
-        a->grad_block_size_m == EPF_AUTO ? DEFAULT_GRAD_BLOCK_M : a->grad_block_size_m,
-        a->grad_block_size_n == EPF_AUTO ? DEFAULT_GRAD_BLOCK_N : a->grad_block_size_n,
+        a->grad_block_size_m == EPF_AUTO ? op->backend->grad_block_n : a->grad_block_size_m,
+        a->grad_block_size_n == EPF_AUTO ? op->backend->grad_block_k : a->grad_block_size_n,
         a->grad_group_size_m};
     return map;
 }
@@ -109,7 +113,7 @@ static epf_grad_map grad_map(const epf_group_gemm_combine_args *a)
 /* The gradient's tiles of all experts together fit a ticket, also where a call has two gradients. */
 static epf_status check_grad_tasks(const epf_op *op, const epf_group_gemm_combine_args *a)
 {
-    const epf_grad_map map = grad_map(a);
+    const epf_grad_map map = grad_map(op, a);
     const int64_t tiles =
         epf_tensor_given(&a->grad_weight) ? epf_grad_num_tiles(&map, op->shape.num_local) : 0;
     EPF_CHECK_ARG(tiles <= INT32_MAX / EPF_MAX_GRADS,
@@ -118,13 +122,26 @@ static epf_status check_grad_tasks(const epf_op *op, const epf_group_gemm_combin
     return EPF_OK;
 }
 
+epf_status epf_grad_check_type(const epf_op *op, const epf_tensor *grad_weight, const char *name)
+{
+    if (epf_tensor_given(grad_weight) && grad_weight->dtype == EPF_DTYPE_F32 &&
+        op->config.dtype != EPF_DTYPE_F32 && !op->backend->grad_f32) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "%s: fp32, but this backend writes weight gradients in the token type",
+                        name);
+    }
+    return EPF_OK;
+}
+
 epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                           const epf_group_gemm_combine_args *a)
 {
     const epf_tensor_want grad_output = {
-        "grad_output", 2, {l->num_rows, EPF_ANY_SIZE}, op->config.dtype, 0, true, true};
+        "grad_output", 2, {epf_layout_min_rows(l), EPF_ANY_SIZE}, op->config.dtype, 0, true, true};
     const epf_tensor_want orig_input = {
-        "orig_input", 2, {l->num_rows, EPF_ANY_SIZE}, op->config.dtype, 0, true, true};
+        "orig_input", 2, {epf_layout_min_rows(l), EPF_ANY_SIZE}, op->config.dtype, 0, true, true};
+    const epf_table table = {"split_size_cum_per_expert", l->row_offset, op->shape.num_local,
+                             false};
     epf_tensor_want grad_weight = {
         "grad_weight",
         3,
@@ -139,7 +156,7 @@ epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
     EPF_CHECK_ARG(given == 0 || given == 3,
                   "grad_output, orig_input, grad_weight: %d given, must be all three or none",
                   given);
-    EPF_TRY(check_grad_blocks(a));
+    EPF_TRY(check_grad_blocks(op, a));
     EPF_TRY(epf_tensor_check(&a->grad_output, &grad_output));
     EPF_TRY(epf_tensor_check(&a->orig_input, &orig_input));
     EPF_CHECK_ARG(given == 0 ||
@@ -148,12 +165,15 @@ epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                   "grad_output, orig_input: %lld and %lld columns, must be 1..2^31 - 1",
                   (long long)a->grad_output.shape[1], (long long)a->orig_input.shape[1]);
     EPF_TRY(epf_tensor_check(&a->grad_weight, &grad_weight));
+    EPF_TRY(epf_grad_check_type(op, &a->grad_weight, "grad_weight"));
+    EPF_TRY(epf_phase_check_align(op, &a->grad_output, "grad_output"));
+    EPF_TRY(epf_phase_check_align(op, &a->orig_input, "orig_input"));
+    EPF_TRY(epf_phase_check_align(op, &a->grad_weight, "grad_weight"));
     EPF_TRY(check_grad_tasks(op, a));
-    return epf_phase_check_table(&a->split_size_cum_per_expert, "split_size_cum_per_expert",
-                                 l->row_offset, op->shape.num_local, false);
+    return epf_phase_check_table(op, &a->split_size_cum_per_expert, &table);
 }
 
-void epf_grad_fill(const epf_group_gemm_combine_args *a, epf_call *call)
+void epf_grad_fill(const epf_op *op, const epf_group_gemm_combine_args *a, epf_call *call)
 {
     epf_grad_map *const map = &call->phase.grads[call->phase.num_grads];
     epf_grad_operands *const g = &call->grads[call->phase.num_grads];
@@ -161,7 +181,7 @@ void epf_grad_fill(const epf_group_gemm_combine_args *a, epf_call *call)
         return;
     }
     call->phase.num_grads++;
-    *map = grad_map(a);
+    *map = grad_map(op, a);
     map->group = (int32_t)epf_min64(map->group, epf_ceil_div(map->n, map->block_n));
     g->grad_output = epf_rows_of(&a->grad_output);
     g->orig_input = epf_rows_of(&a->orig_input);
@@ -169,7 +189,8 @@ void epf_grad_fill(const epf_group_gemm_combine_args *a, epf_call *call)
     g->out.stride = a->grad_weight.shape[1] > 1 ? a->grad_weight.stride[1] : map->k;
     g->expert_stride = a->grad_weight.shape[0] > 1 ? a->grad_weight.stride[0] : 0;
     g->out_dtype = a->grad_weight.dtype;
-    g->block_rows = a->grad_block_size_k == EPF_AUTO ? INT32_MAX : a->grad_block_size_k;
+    g->block_rows =
+        a->grad_block_size_k == EPF_AUTO ? op->backend->grad_rows : a->grad_block_size_k;
 }
 
 static epf_status resolve_weight(combine *c)
@@ -196,20 +217,26 @@ static epf_status resolve_outputs(combine *c)
         "combine_output", 2, {l->num_tokens, op->shape.hidden}, op->config.dtype, 0, true, false};
     const epf_tensor_want gate = {
         "output_gate", 2, {l->num_tokens, op->shape.topk}, op->config.weight_dtype, 0, true, false};
-    const epf_tensor_want signal = {
-        "optional_signal_tensor", 1, {l->num_tiles}, EPF_DTYPE_I32, 0, true, true};
+    const epf_tensor_want signal = {"optional_signal_tensor",
+                                    1,
+                                    {epf_layout_max_tiles(l, c->set)},
+                                    EPF_DTYPE_I32,
+                                    0,
+                                    true,
+                                    true};
+    const int64_t max_tokens = op->backend->on_device ? op->shape.max_tokens : l->num_tokens;
+    const epf_room gates = {c->op, &c->set->output_gate, l->num_tokens, max_tokens};
+    const epf_room tokens = {c->op, &c->set->combine_output, l->num_tokens, max_tokens};
     EPF_TRY(epf_tensor_check(&c->args.optional_signal_tensor, &signal));
     if (has_gate(c)) {
-        EPF_TRY(epf_output_of(&c->args.output_gate, &gate, l->num_tokens, &c->set->output_gate,
-                              &c->result.output_gate));
+        EPF_TRY(epf_output_of(&c->args.output_gate, &gate, &gates, &c->result.output_gate));
     }
-    if (!c->call.phase.direct) {
-        EPF_TRY(epf_memory_reserve(&c->op->staged,
-                                   epf_max64(l->num_rows * epf_shape_row_bytes(&op->shape), 1),
-                                   "rows before scatter"));
+    if (!c->launch.call.phase.direct) {
+        EPF_TRY(epf_op_memory_reserve(
+            c->op, &c->op->staged, epf_op_max_rows(op, l, c->set) * epf_shape_row_bytes(&op->shape),
+            "rows before scatter"));
     }
-    return epf_output_of(&c->args.combine_output, &output, l->num_tokens, &c->set->combine_output,
-                         &c->result.combine_output);
+    return epf_output_of(&c->args.combine_output, &output, &tokens, &c->result.combine_output);
 }
 
 static epf_status check(combine *c)
@@ -227,9 +254,9 @@ static epf_status check(combine *c)
     EPF_TRY(epf_layout_check(a->layout, c->op));
     EPF_TRY(epf_op_check_set(c->op, a->comm_buffer_id));
     c->set = &c->op->sets[a->comm_buffer_id];
-    EPF_TRY(epf_phase_check_knobs(&c->knobs));
-    c->call.phase.num_workers = epf_exec_num_workers(c->op->exec) - c->op->config.sm_margin;
-    EPF_TRY(place_workers(c, &c->call.phase));
+    EPF_TRY(epf_phase_check_knobs(c->op, &c->knobs));
+    c->launch.call.phase.num_workers = c->op->num_working;
+    EPF_TRY(place_workers(c, &c->launch.call.phase));
     EPF_TRY(check_inputs(c));
     EPF_TRY(epf_layout_tile(a->layout, a->gemm_block_size_m));
     EPF_TRY(epf_phase_check_tables(&a->tiles, a->layout));
@@ -241,7 +268,9 @@ static epf_status check(combine *c)
 
 static void fill(combine *c)
 {
-    epf_call *const call = &c->call;
+    const epf_tensor *const by_rows[] = {&c->args.gemm_input_data, &c->args.gate_input,
+                                         &c->args.grad_output, &c->args.orig_input};
+    epf_call *const call = &c->launch.call;
     const int32_t hidden = c->op->shape.hidden;
     epf_op_fill_call(c->op, c->set, call);
     (void)place_workers(c, &call->phase); /* checked before */
@@ -257,7 +286,12 @@ static void fill(combine *c)
                        : NULL;
     call->staged.data = c->op->staged.data;
     call->staged.stride = hidden;
-    epf_grad_fill(&c->args, call);
+    epf_grad_fill(c->op, &c->args, call);
+    c->launch.layout = c->args.layout;
+    c->launch.weight = c->weight;
+    c->launch.profile_file_name = c->knobs.profile_file_name;
+    c->launch.capacity =
+        epf_phase_capacity(c->set, by_rows, (int32_t)(sizeof by_rows / sizeof by_rows[0]));
 }
 
 static epf_status run(combine *c)
@@ -266,7 +300,7 @@ static epf_status run(combine *c)
     EPF_TRY(epf_op_next_epoch(c->op));
     fill(c);
     c->set->combine_epoch = c->op->epoch;
-    return epf_phase_run(c->op, &c->call, &c->knobs);
+    return c->op->backend->phase_run(c->op, &c->launch);
 }
 
 epf_status epf_group_gemm_combine(epf_op *op, const epf_group_gemm_combine_args *args,

@@ -13,7 +13,7 @@ typedef struct dispatch {
     const epf_weight *weight;
     epf_weight *temporary;
     epf_dispatch_group_gemm_result result;
-    epf_call call;
+    epf_launch launch;
 } dispatch;
 
 static epf_status check_inputs(dispatch *d)
@@ -28,12 +28,14 @@ static epf_status check_inputs(dispatch *d)
         "weight", 2, {l->num_tokens, s->topk}, d->op->config.weight_dtype, 0, true, false};
     if (d->args.with_cpy_flag) {
         EPF_TRY(epf_tensor_check(&d->args.input, &input));
+        EPF_TRY(epf_phase_check_align(d->op, &d->args.input, "input"));
     }
     EPF_TRY(epf_tensor_check(&d->args.weight, &weight));
     EPF_TRY(epf_tensor_check(&d->args.exp_indices, &ids));
-    for (int64_t slot = 0;
-         epf_tensor_given(&d->args.exp_indices) && slot < (int64_t)l->num_tokens * s->topk;
-         slot++) {
+    if (!epf_tensor_given(&d->args.exp_indices) || d->op->backend->on_device) {
+        return EPF_OK; /* out of the host's reach: the layout's own ids are used anyway */
+    }
+    for (int64_t slot = 0; slot < (int64_t)l->num_tokens * s->topk; slot++) {
         const int64_t t = slot / s->topk;
         const int64_t k = slot % s->topk;
         const int32_t id =
@@ -47,7 +49,7 @@ static epf_status check_inputs(dispatch *d)
 static epf_status check_activation(const dispatch *d)
 {
     const epf_dispatch_group_gemm_args *const a = &d->args;
-    const int64_t rows = a->layout->num_rows;
+    const int64_t rows = epf_layout_min_rows(a->layout);
     const bool is_swiglu = a->activation == EPF_ACTIVATION_SWIGLU;
     const epf_tensor_want want = {
         "activation_output", 2, {rows, d->weight->n / 2}, d->op->config.dtype, 0, !is_swiglu, true};
@@ -59,7 +61,8 @@ static epf_status check_activation(const dispatch *d)
                   "activation_output: given without an activation");
     EPF_CHECK_ARG(is_swiglu || a->keep_gemm_output,
                   "keep_gemm_output: false without an activation leaves no output");
-    return epf_tensor_check(&a->activation_output, &want);
+    EPF_TRY(epf_tensor_check(&a->activation_output, &want));
+    return epf_phase_check_align(d->op, &a->activation_output, "activation_output");
 }
 
 /* Who dispatches, who expands; the rest multiplies from the start. */
@@ -105,7 +108,9 @@ static epf_status resolve_weight(dispatch *d)
 static epf_status resolve_outputs(dispatch *d)
 {
     const epf_op *const op = d->op;
-    const int64_t rows = d->args.layout->num_rows;
+    const int64_t rows = epf_layout_min_rows(d->args.layout);
+    const epf_room room = {d->op, &d->set->gemm_output, epf_layout_rows(d->args.layout, d->set),
+                           epf_op_max_rows(d->op, d->args.layout, d->set)};
     const epf_tensor_want gemm = {
         "gemm_output_data", 2, {rows, d->weight->n}, op->config.dtype, 0, true, true};
     const epf_tensor_want copy = {
@@ -113,10 +118,10 @@ static epf_status resolve_outputs(dispatch *d)
     const epf_tensor_want weights = {"weight_recv", 1,   {rows}, op->config.weight_dtype, 0,
                                      true,          true};
     EPF_TRY(epf_tensor_check(&d->args.dispatch_output, &copy));
+    EPF_TRY(epf_phase_check_align(op, &d->args.dispatch_output, "dispatch_output"));
     EPF_TRY(epf_tensor_check(&d->args.weight_recv, &weights));
     if (d->args.keep_gemm_output) {
-        return epf_output_of(&d->args.gemm_output_data, &gemm, rows, &d->set->gemm_output,
-                             &d->result.gemm_output);
+        return epf_output_of(&d->args.gemm_output_data, &gemm, &room, &d->result.gemm_output);
     }
     EPF_CHECK_ARG(!epf_tensor_given(&d->args.gemm_output_data),
                   "gemm_output_data: given, but keep_gemm_output is false");
@@ -139,9 +144,9 @@ static epf_status check(dispatch *d)
     EPF_TRY(epf_layout_check(a->layout, d->op));
     EPF_TRY(epf_op_check_set(d->op, a->comm_buffer_id));
     d->set = &d->op->sets[a->comm_buffer_id];
-    EPF_TRY(epf_phase_check_knobs(&d->knobs));
+    EPF_TRY(epf_phase_check_knobs(d->op, &d->knobs));
     memset(&phase, 0, sizeof phase);
-    phase.num_workers = epf_exec_num_workers(d->op->exec) - d->op->config.sm_margin;
+    phase.num_workers = d->op->num_working;
     EPF_TRY(place_workers(d, &phase));
     EPF_TRY(check_inputs(d));
     EPF_TRY(epf_layout_tile(a->layout, a->gemm_block_size_m));
@@ -155,7 +160,10 @@ static epf_status check(dispatch *d)
 static void fill(dispatch *d)
 {
     const epf_dispatch_group_gemm_args *const a = &d->args;
-    epf_call *const c = &d->call;
+    const epf_tensor *const by_rows[] = {&d->result.gemm_output, &a->activation_output,
+                                         &a->dispatch_output, &a->weight_recv};
+    epf_call *const c = &d->launch.call;
+    const uint8_t *own;
     epf_op_fill_call(d->op, d->set, c);
     c->phase.kind = EPF_PHASE_DISPATCH;
     (void)place_workers(d, &c->phase); /* checked before */
@@ -163,33 +171,45 @@ static void fill(dispatch *d)
     epf_phase_fill(a->layout, d->weight, &d->knobs, c);
     c->input = epf_rows_of(&a->input);
     if (!a->with_cpy_flag) {
-        c->input.data = d->set->window->base[c->rank] + d->set->map.send_tokens;
+        c->input.data = d->set->window.base[c->rank] + d->set->map.send_tokens;
         c->input.stride = d->op->shape.hidden;
     }
     c->weight = epf_rows_of(&a->weight);
+    own = d->set->window.base[c->rank];
     c->dispatch_output = epf_rows_of(&a->dispatch_output);
     c->weight_recv = epf_tensor_given(&a->weight_recv) ? a->weight_recv.data : NULL;
-    if (c->dispatch_output.data == epf_call_set_row(c, c->rank, c->set_map.recv_tokens, 0)) {
+    if (c->dispatch_output.data == own + c->set_map.recv_tokens) {
         c->dispatch_output.data = NULL; /* the window's own rows: nothing to copy */
     }
-    if (c->weight_recv == c->set[c->rank] + c->set_map.recv_weight ||
+    if (c->weight_recv == own + c->set_map.recv_weight ||
         (c->weight.data == NULL && a->layout->num_tokens > 0)) { /* its own, or none were sent */
         c->weight_recv = NULL;
     }
     c->gemm_output = epf_rows_of(&d->result.gemm_output);
     c->activation_output = epf_rows_of(&a->activation_output);
+    d->launch.layout = a->layout;
+    d->launch.weight = d->weight;
+    d->launch.profile_file_name = d->knobs.profile_file_name;
+    d->launch.capacity =
+        epf_phase_capacity(d->set, by_rows, (int32_t)(sizeof by_rows / sizeof by_rows[0]));
+}
+
+/* The caller's tensor, cut to the rows that are known. */
+static epf_tensor cut(epf_tensor given, int64_t rows)
+{
+    given.shape[0] = epf_min64(given.shape[0], rows);
+    return given;
 }
 
 static void fill_result(dispatch *d)
 {
     const epf_op *const op = d->op;
-    const int64_t shape[2] = {d->args.layout->num_rows, op->shape.hidden};
-    uint8_t *const own = d->set->window->base[op->comm->rank];
+    const int64_t shape[2] = {epf_layout_rows(d->args.layout, d->set), op->shape.hidden};
+    uint8_t *const own = d->set->window.base[op->comm->rank];
     d->result.dispatch_output =
         epf_tensor_of(own + d->set->map.recv_tokens, op->config.dtype, 2, shape);
     if (epf_tensor_given(&d->args.dispatch_output)) {
-        d->result.dispatch_output = d->args.dispatch_output;
-        d->result.dispatch_output.shape[0] = shape[0];
+        d->result.dispatch_output = cut(d->args.dispatch_output, shape[0]);
     }
     if (!epf_tensor_given(&d->args.weight) && d->args.layout->num_tokens > 0) {
         return; /* a rank without tokens may leave them out and still receives its peers' */
@@ -197,8 +217,7 @@ static void fill_result(dispatch *d)
     d->result.weight_recv =
         epf_tensor_of(own + d->set->map.recv_weight, op->config.weight_dtype, 1, shape);
     if (epf_tensor_given(&d->args.weight_recv)) {
-        d->result.weight_recv = d->args.weight_recv;
-        d->result.weight_recv.shape[0] = shape[0];
+        d->result.weight_recv = cut(d->args.weight_recv, shape[0]);
     }
 }
 
@@ -207,7 +226,7 @@ static epf_status run(dispatch *d)
     EPF_TRY(epf_op_reserve_rows(d->op, d->set, d->args.layout));
     EPF_TRY(epf_op_next_epoch(d->op));
     fill(d);
-    EPF_TRY(epf_phase_run(d->op, &d->call, &d->knobs));
+    EPF_TRY(d->op->backend->phase_run(d->op, &d->launch));
     fill_result(d);
     return EPF_OK;
 }
@@ -246,8 +265,9 @@ epf_status epf_init_output_buffer(epf_op *op, const epf_layout *layout, int32_t 
     EPF_CHECK_ARG(output_buf != NULL, "output_buf: NULL");
     EPF_CHECK_ARG(weight_recv_buf != NULL, "weight_recv_buf: NULL");
     set = &op->sets[comm_buffer_id];
+    EPF_TRY(epf_layout_learn(layout));
     EPF_TRY(epf_op_reserve_rows(op, set, layout));
-    own = set->window->base[op->comm->rank];
+    own = set->window.base[op->comm->rank];
     shape[0] = layout->num_rows;
     shape[1] = op->shape.hidden;
     *output_buf = epf_tensor_of(own + set->map.recv_tokens, op->config.dtype, 2, shape);

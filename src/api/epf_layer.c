@@ -6,7 +6,6 @@
  *             GEMM by w13 + combine -> grad_input, and dw as gates -> grad_weight.  Both weight
  *             gradients are tasks of that last phase.
  */
-#include <math.h>
 #include <string.h>
 
 #include "api/epf_combine.h"
@@ -14,12 +13,13 @@
 #include "api/epf_spec.h"
 #include "base/epf_alloc.h"
 #include "core/epf_dtype.h"
-#include "cpu/gemm/epf_convert.h"
 #include "prof/epf_prof.h"
 
 struct epf_layer_context {
     epf_op *op;
+    const epf_backend_ops *backend; /* of op, which may be gone when the context is destroyed */
     epf_layout *layout;
+    const epf_buffer_set *set; /* of the pass under way */
     bool is_kept;              /* the memories below are of the last forward pass */
     int64_t intermediate;      /* I */
     epf_memory rows;           /* [R, H]   x, as received */
@@ -42,6 +42,7 @@ epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context)
         return EPF_FAIL(EPF_E_NO_MEMORY, "layer context: %zu bytes", sizeof *c);
     }
     c->op = op;
+    c->backend = op->backend;
     *context = c;
     return EPF_OK;
 }
@@ -52,14 +53,14 @@ void epf_layer_context_destroy(epf_layer_context *c)
         return;
     }
     epf_layout_destroy(c->layout);
-    epf_free(c->rows.data);
-    epf_free(c->row_weights.data);
-    epf_free(c->projected.data);
-    epf_free(c->activated.data);
-    epf_free(c->grad_rows.data);
-    epf_free(c->grad_hidden.data);
-    epf_free(c->grad_projected.data);
-    epf_free(c->grad_weights.data);
+    c->backend->memory_free(c->rows.data);
+    c->backend->memory_free(c->row_weights.data);
+    c->backend->memory_free(c->projected.data);
+    c->backend->memory_free(c->activated.data);
+    c->backend->memory_free(c->grad_rows.data);
+    c->backend->memory_free(c->grad_hidden.data);
+    c->backend->memory_free(c->grad_projected.data);
+    c->backend->memory_free(c->grad_weights.data);
     epf_free(c);
 }
 
@@ -68,13 +69,14 @@ const epf_layout *epf_layer_context_layout(const epf_layer_context *c)
     return c == NULL || c->layout == NULL || !c->layout->is_filled ? NULL : c->layout;
 }
 
-/* [R, columns] (columns > 0) or [R] in `memory`. */
+/* [R, columns] (columns > 0) or [R] in `memory`; on a device as many rows as the set holds. */
 static epf_status reserve(const epf_layer_context *c, epf_memory *memory, int32_t dtype,
                           int64_t columns, epf_tensor *tensor)
 {
-    const int64_t shape[2] = {c->layout->num_rows, columns};
-    const int64_t bytes = shape[0] * (columns > 0 ? columns : 1) * epf_dtype_bytes(dtype);
-    EPF_TRY(epf_memory_reserve(memory, epf_max64(bytes, 1), "layer context"));
+    const int64_t rows = epf_op_max_rows(c->op, c->layout, c->set);
+    const int64_t shape[2] = {rows, columns};
+    const int64_t bytes = rows * (columns > 0 ? columns : 1) * epf_dtype_bytes(dtype);
+    EPF_TRY(epf_op_memory_reserve(c->op, memory, bytes, "layer context"));
     *tensor = epf_tensor_of(memory->data, dtype, columns > 0 ? 2 : 1, shape);
     return EPF_OK;
 }
@@ -119,7 +121,7 @@ static epf_status forward_dispatch(epf_op *op, epf_layer_context *c,
     d.packed_weight = a->weights.packed_w13;
     d.comm_buffer_id = a->comm_buffer_id;
     d.num_tail_sms = a->num_tail_sms;
-    d.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    d.gemm_block_size_m = op->backend->layer_block_m;
     d.gemm_group_size_m = EPF_LAYER_GROUP_M;
     d.use_block_wise_barrier = a->use_block_wise_barrier;
     d.activation = EPF_ACTIVATION_SWIGLU;
@@ -149,7 +151,7 @@ static epf_status forward_combine(epf_op *op, epf_layer_context *c, const epf_la
     g.gemm_weight = a->weights.w2;
     g.packed_weight = a->weights.packed_w2;
     g.comm_buffer_id = a->comm_buffer_id;
-    g.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    g.gemm_block_size_m = op->backend->layer_block_m;
     g.gemm_group_size_m = EPF_LAYER_GROUP_M;
     g.combine_mode = a->combine_mode;
     g.combine_output = a->output;
@@ -204,10 +206,9 @@ static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *
     EPF_TRY(epf_tensor_check(&a->input, &input));
     EPF_TRY(epf_tensor_check(&a->weight, &weight));
     EPF_TRY(epf_tensor_check(&a->output, &output));
-    EPF_CHECK_ARG(a->num_tail_sms >= 0 &&
-                      a->num_tail_sms < epf_exec_num_workers(op->exec) - op->config.sm_margin,
+    EPF_CHECK_ARG(a->num_tail_sms >= 0 && a->num_tail_sms < op->num_working,
                   "num_tail_sms: %d, must be 0..%d: below the workers", a->num_tail_sms,
-                  epf_exec_num_workers(op->exec) - op->config.sm_margin - 1);
+                  op->num_working - 1);
     EPF_TRY(check_profile(a));
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
@@ -246,58 +247,18 @@ epf_status epf_layer_forward(epf_op *op, epf_layer_context *c, const epf_layer_f
     EPF_TRY(find_intermediate(&a.weights, &c->intermediate));
     EPF_TRY(check_forward_weights(op, &a.weights, c->intermediate));
     c->is_kept = false;
+    c->set = &op->sets[a.comm_buffer_id];
     st = run_forward(op, c, &a);
     c->is_kept = st == EPF_OK && a.keep_for_backward;
     return end_pass(op, c, a.comm_buffer_id, st);
 }
 
-/* One row backwards through h = silu(g) u w, all in fp32; `work` is [5 I]. */
-static float activation_backward(float *work, int64_t count, float weight)
+static epf_status activation_backward(epf_op *op, const epf_layer_context *c)
 {
-    const float *const g = work;
-    const float *const u = work + count;
-    const float *const dh = work + 2 * count;
-    float *const dg = work + 3 * count;
-    float *const du = work + 4 * count;
-    double dw = 0.0;
-    for (int64_t i = 0; i < count; i++) {
-        const float sigmoid = 1.0f / (1.0f + expf(-g[i]));
-        const float silu = g[i] * sigmoid;
-        dw += (double)dh[i] * (double)silu * (double)u[i];
-        du[i] = dh[i] * silu * weight;
-        dg[i] = dh[i] * u[i] * weight * (sigmoid * (1.0f + g[i] * (1.0f - sigmoid)));
-    }
-    return (float)dw;
-}
-
-static epf_status activation_backward_rows(const epf_layer_context *c)
-{
-    const epf_dtype dtype = (epf_dtype)c->op->config.dtype;
-    const epf_dtype weight_dtype = (epf_dtype)c->op->config.weight_dtype;
-    const int64_t count = c->intermediate;
-    const int64_t bytes = epf_dtype_bytes((int32_t)dtype);
-    const int64_t weight_bytes = epf_dtype_bytes((int32_t)weight_dtype);
-    float *const work = epf_alloc(5 * (size_t)count, sizeof *work);
-    if (work == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "layer backward: %lld floats", (long long)(5 * count));
-    }
-    for (int64_t row = 0; row < c->layout->num_rows; row++) {
-        uint8_t *const out = (uint8_t *)c->grad_projected.data + row * 2 * count * bytes;
-        float weight;
-        float dw;
-        epf_convert_to_f32(work, (uint8_t *)c->projected.data + row * 2 * count * bytes, dtype,
-                           2 * count);
-        epf_convert_to_f32(work + 2 * count, (uint8_t *)c->grad_hidden.data + row * count * bytes,
-                           dtype, count);
-        epf_convert_to_f32(&weight, (uint8_t *)c->row_weights.data + row * weight_bytes,
-                           weight_dtype, 1);
-        dw = activation_backward(work, count, weight);
-        epf_convert_from_f32(out, work + 3 * count, dtype, 2 * count);
-        epf_convert_from_f32((uint8_t *)c->grad_weights.data + row * weight_bytes, &dw,
-                             weight_dtype, 1);
-    }
-    epf_free(work);
-    return EPF_OK;
+    const epf_activation_rows rows = {
+        c->layout,           c->intermediate,        c->grad_hidden.data, c->projected.data,
+        c->row_weights.data, c->grad_projected.data, c->grad_weights.data};
+    return op->backend->activation_backward(op, &rows);
 }
 
 static epf_status backward_dispatch(epf_op *op, epf_layer_context *c,
@@ -313,7 +274,7 @@ static epf_status backward_dispatch(epf_op *op, epf_layer_context *c,
         d.gemm_weight_reduce_last_dim = false;
     }
     d.comm_buffer_id = a->comm_buffer_id;
-    d.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    d.gemm_block_size_m = op->backend->layer_block_m;
     d.gemm_group_size_m = EPF_LAYER_GROUP_M;
     d.use_block_wise_barrier = true;
     EPF_TRY(reserve(c, &c->grad_hidden, op->config.dtype, c->intermediate, &d.gemm_output_data));
@@ -328,8 +289,7 @@ static epf_status gradient_w2(epf_op *op, epf_layer_context *c, const epf_layer_
 {
     epf_group_gemm_combine_args g;
     epf_gemm_knobs knobs;
-    epf_call call;
-    epf_fault fault;
+    epf_launch launch;
     if (!epf_tensor_given(&a->grad_w2)) {
         return EPF_OK;
     }
@@ -341,13 +301,15 @@ static epf_status gradient_w2(epf_op *op, epf_layer_context *c, const epf_layer_
     memset(&knobs, 0, sizeof knobs);
     knobs.group_size_m = 1;
     knobs.num_warps = 1;
+    memset(&launch, 0, sizeof launch);
+    launch.layout = c->layout;
+    launch.capacity = g.grad_output.shape[0];
     /* The epoch of the dispatch before: it took no tickets for gradients, and peers need not know. */
-    epf_op_fill_call(op, &op->sets[a->comm_buffer_id], &call);
-    call.phase.kind = EPF_PHASE_GRAD;
-    epf_phase_fill(c->layout, NULL, &knobs, &call);
-    epf_grad_fill(&g, &call);
-    memset(&fault, 0, sizeof fault);
-    return epf_exec_run(op->exec, &call, NULL, &fault) == EPF_OK ? EPF_OK : epf_op_fail(op, &fault);
+    epf_op_fill_call(op, c->set, &launch.call);
+    launch.call.phase.kind = EPF_PHASE_GRAD;
+    epf_phase_fill(c->layout, NULL, &knobs, &launch.call);
+    epf_grad_fill(op, &g, &launch.call);
+    return op->backend->phase_run(op, &launch);
 }
 
 static epf_status backward_combine(epf_op *op, epf_layer_context *c,
@@ -365,7 +327,7 @@ static epf_status backward_combine(epf_op *op, epf_layer_context *c,
         g.gemm_weight_reduce_last_dim = false;
     }
     g.comm_buffer_id = a->comm_buffer_id;
-    g.gemm_block_size_m = EPF_LAYER_BLOCK_M;
+    g.gemm_block_size_m = op->backend->layer_block_m;
     g.gemm_group_size_m = EPF_LAYER_GROUP_M;
     g.combine_mode = a->combine_mode;
     g.combine_output = a->grad_input;
@@ -446,6 +408,8 @@ static epf_status check_backward(epf_op *op, const epf_layer_context *c,
     for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
         EPF_TRY(epf_tensor_check(tensors[i], &wants[i]));
     }
+    EPF_TRY(epf_grad_check_type(op, &a->grad_w13, "grad_w13"));
+    EPF_TRY(epf_grad_check_type(op, &a->grad_w2, "grad_w2"));
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
@@ -459,7 +423,7 @@ static epf_status run_backward(epf_op *op, epf_layer_context *c, const epf_layer
     EPF_TRY(backward_dispatch(op, c, a));
     EPF_TRY(reserve(c, &c->grad_projected, op->config.dtype, 2 * c->intermediate, &unused));
     EPF_TRY(reserve(c, &c->grad_weights, op->config.weight_dtype, 0, &unused));
-    EPF_TRY(activation_backward_rows(c));
+    EPF_TRY(activation_backward(op, c));
     EPF_TRY(gradient_w2(op, c, a));
     return backward_combine(op, c, a);
 }
@@ -476,6 +440,7 @@ epf_status epf_layer_backward(epf_op *op, epf_layer_context *c, const epf_layer_
     }
     EPF_TRY(epf_struct_import(&epf_spec_backward_args, args, &a));
     EPF_TRY(check_backward(op, c, &a));
+    c->set = &op->sets[a.comm_buffer_id];
     st = run_backward(op, c, &a);
     return end_pass(op, c, a.comm_buffer_id, st);
 }

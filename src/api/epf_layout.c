@@ -3,60 +3,42 @@
 
 #include <string.h>
 
+#include "api/epf_backend.h"
 #include "base/epf_alloc.h"
 #include "core/epf_route.h"
 
 enum { DEFAULT_BLOCK_M = 128 };
 
-/* [count] entries of -1, or NULL. */
-static int32_t *alloc_unset(int64_t count)
+/* [count] entries where the backend's tensors are. */
+static epf_status reserve_array(epf_layout *l, int64_t count, const char *name, int32_t **array)
 {
-    int32_t *const array = epf_alloc((size_t)count, sizeof *array);
-    for (int64_t i = 0; array != NULL && i < count; i++) {
-        array[i] = -1;
-    }
-    return array;
+    epf_memory memory = {NULL, 0};
+    EPF_TRY(epf_op_memory_reserve(l->op, &memory, count * (int64_t)sizeof **array, name));
+    *array = memory.data;
+    return EPF_OK;
 }
 
 epf_status epf_layout_create(epf_op *op, epf_layout **out)
 {
     const epf_shape *const s = &op->shape;
-    const int64_t slots = epf_shape_max_slots(s);
-    const size_t num_ranks = (size_t)s->num_ranks;
-    const size_t num_experts = (size_t)s->num_experts;
+    epf_status st;
     epf_layout *const l = epf_alloc(1, sizeof *l);
     if (l == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %zu bytes", sizeof *l);
     }
     l->op = op;
-    l->topk_idx = alloc_unset(slots);
-    l->dst_row = alloc_unset(slots);
-    l->sort_slots = alloc_unset(slots);
-    l->counts = epf_alloc(num_ranks * num_experts, sizeof *l->counts);
-    l->send_begin = epf_alloc(num_experts + 1, sizeof *l->send_begin);
-    l->cursor = epf_alloc(num_experts, sizeof *l->cursor);
-    l->tokens = epf_alloc(num_experts, sizeof *l->tokens);
-    l->offset = epf_alloc(num_experts * num_ranks, sizeof *l->offset);
-    l->recv = epf_alloc(num_ranks, sizeof *l->recv);
-    l->input = epf_alloc(num_ranks, sizeof *l->input);
-    l->row_offset = epf_alloc((size_t)s->num_local + 1, sizeof *l->row_offset);
-    l->tile_offset = epf_alloc((size_t)s->num_local + 1, sizeof *l->tile_offset);
-    if (op->config.need_reversed_token_scatter_idx) {
-        l->row_source_rows = epf_shape_max_rows(s);
-        l->row_source = alloc_unset(2 * l->row_source_rows);
-    } else {
-        l->row_source = epf_alloc(2, sizeof *l->row_source);
-    }
-    if (l->topk_idx == NULL || l->dst_row == NULL || l->sort_slots == NULL || l->counts == NULL ||
-        l->send_begin == NULL || l->cursor == NULL || l->tokens == NULL || l->offset == NULL ||
-        l->recv == NULL || l->input == NULL || l->row_offset == NULL || l->tile_offset == NULL ||
-        l->row_source == NULL) {
-        epf_layout_destroy(l);
-        return EPF_FAIL(EPF_E_NO_MEMORY, "layout: %lld slots, %d experts, %d ranks",
-                        (long long)slots, s->num_experts, s->num_ranks);
-    }
+    l->backend = op->backend;
+#define X(name, entries) \
+    EPF_TRY_GOTO(reserve_array(l, (entries), "layout: " #name, &l->name), err_layout);
+    EPF_LAYOUT_ARRAYS(X, s)
+#undef X
+    EPF_TRY_GOTO(op->backend->layout_create(l), err_layout);
     *out = l;
     return EPF_OK;
+
+err_layout:
+    epf_layout_destroy(l);
+    return st;
 }
 
 void epf_layout_destroy(epf_layout *l)
@@ -64,23 +46,35 @@ void epf_layout_destroy(epf_layout *l)
     if (l == NULL) {
         return;
     }
-    epf_free(l->topk_idx);
-    epf_free(l->dst_row);
-    epf_free(l->sort_slots);
-    epf_free(l->row_source);
-    epf_free(l->counts);
-    epf_free(l->send_begin);
-    epf_free(l->cursor);
-    epf_free(l->tokens);
-    epf_free(l->offset);
-    epf_free(l->recv);
-    epf_free(l->input);
-    epf_free(l->row_offset);
-    epf_free(l->tile_offset);
+    l->backend->layout_destroy(l);
+#define X(name, entries) l->backend->memory_free(l->name);
+    EPF_LAYOUT_ARRAYS(X, 0)
+#undef X
+    l->backend->memory_free(l->row_source);
     for (size_t i = 0; i < sizeof l->tables / sizeof l->tables[0]; i++) {
-        epf_free(l->tables[i]);
+        l->backend->memory_free(l->tables[i]);
     }
     epf_free(l);
+}
+
+int64_t epf_layout_min_rows(const epf_layout *l)
+{
+    return l->is_known ? l->num_rows : 0;
+}
+
+int64_t epf_layout_rows(const epf_layout *l, const epf_buffer_set *set)
+{
+    return l->is_known ? l->num_rows : set->map.rows;
+}
+
+int64_t epf_layout_max_tiles(const epf_layout *l, const epf_buffer_set *set)
+{
+    return l->is_known ? l->num_tiles : set->map.rows / l->block_m + l->op->shape.num_local;
+}
+
+bool epf_layout_is_empty(const epf_layout *l)
+{
+    return l->is_known && l->num_rows == 0;
 }
 
 epf_status epf_layout_reserve_rows(epf_layout *l, int64_t rows)
@@ -148,6 +142,11 @@ static epf_status reserve_tiles(epf_layout *l, int64_t num_tiles)
 
 epf_status epf_layout_tile(epf_layout *l, int32_t block_m)
 {
+    return l->backend->layout_tile(l, block_m);
+}
+
+epf_status epf_layout_tile_on_host(epf_layout *l, int32_t block_m)
+{
     const epf_shape *const s = &l->op->shape;
     const int32_t *const rows = l->tokens + (int64_t)l->op->comm->rank * s->num_local;
     const int32_t wanted = block_m == EPF_AUTO ? DEFAULT_BLOCK_M : block_m;
@@ -180,11 +179,19 @@ epf_status epf_layout_check(const epf_layout *layout, const epf_op *op)
     return EPF_OK;
 }
 
+epf_status epf_layout_learn(const epf_layout *l)
+{
+    /* What the host has learned of a layout is no part of what the caller sees as constant. */
+    epf_layout *const own = (epf_layout *)(uintptr_t)l;
+    return l->is_known ? EPF_OK : l->backend->layout_wait(own);
+}
+
 epf_status epf_layout_get(const epf_layout *l, epf_layout_view *view)
 {
     EPF_CHECK_ARG(l != NULL, "layout: NULL");
     EPF_CHECK_ARG(view != NULL, "view: NULL");
     EPF_TRY(epf_layout_check(l, l->op));
+    EPF_TRY(epf_layout_learn(l));
     memset(view, 0, sizeof *view);
     view->num_dispatch_token_cur_rank = l->num_tokens;
     view->num_recv_rows = l->num_rows;

@@ -4,18 +4,16 @@
 #include <math.h>
 #include <string.h>
 
+#include "api/epf_backend.h"
 #include "api/epf_group.h"
 #include "api/epf_spec.h"
 #include "base/epf_alloc.h"
-#include "comm/epf_place.h"
 #include "core/epf_dtype.h"
 
 enum { MAX_TOPK = 32, MAX_WORKERS = 1024, MAX_BLOCK_N = 4096 };
 
 static epf_status check_types(const epf_op_config *c)
 {
-    EPF_CHECK_ARG(c->backend == EPF_BACKEND_CPU, "backend: %d, must be %d (CPU)", c->backend,
-                  (int)EPF_BACKEND_CPU);
     EPF_CHECK_ARG(epf_dtype_is_token(c->dtype), "dtype: %s (%d), must be bf16, fp16 or fp32",
                   epf_dtype_name(c->dtype), c->dtype);
     EPF_CHECK_ARG(c->weight_dtype == EPF_DTYPE_F32 || c->weight_dtype == EPF_DTYPE_BF16,
@@ -124,40 +122,15 @@ static epf_status agree(epf_comm *comm, const epf_op_config *config, epf_status 
     return mine != EPF_OK ? mine : compare_agreements(all, comm->num_ranks);
 }
 
-static epf_status make_exec(epf_op *op)
+epf_status epf_op_place_workers(epf_op *op)
 {
-    epf_exec_config config = {op->comm, op->config.num_workers, NULL, 0};
-    epf_topology *topology = NULL;
-    epf_place place;
-    epf_status st;
-    memset(&place, 0, sizeof place);
-    EPF_TRY(epf_topology_read("/sys/devices/system", &topology));
-    st = epf_place_rank(topology, op->comm->rank, op->comm->num_ranks, &place);
-    epf_topology_free(topology);
-    if (st != EPF_OK) {
-        return st;
-    }
-    if (config.num_workers == EPF_AUTO) {
-        config.num_workers = op->comm->num_ranks >= 1 && place.num_cores > 0 ? place.num_cores : 1;
-        config.num_workers += op->config.sm_margin; /* AUTO counts the workers that work */
-    }
-    if (op->config.pin_workers) {
-        config.cpus = place.cpus;
-        config.num_cpus = place.num_cpus;
-    }
-    st = epf_exec_create(&config, &op->exec);
-    epf_place_release(&place);
-    return st;
-}
-
-static epf_status check_workers(const epf_op *op)
-{
-    const int32_t workers = epf_exec_num_workers(op->exec);
+    const int32_t workers = op->num_workers;
     EPF_CHECK_ARG(op->config.sm_margin < workers, "sm_margin: %d, must be below the %d workers",
                   op->config.sm_margin, workers);
-    EPF_CHECK_ARG(op->config.num_sm <= workers - op->config.sm_margin,
+    op->num_working = workers - op->config.sm_margin;
+    EPF_CHECK_ARG(op->config.num_sm <= op->num_working,
                   "num_sm: %d, must be at most %d: the %d workers less sm_margin %d",
-                  op->config.num_sm, workers - op->config.sm_margin, workers, op->config.sm_margin);
+                  op->config.num_sm, op->num_working, workers, op->config.sm_margin);
     return EPF_OK;
 }
 
@@ -186,9 +159,10 @@ static epf_status prepare(epf_op *op, const epf_op_config *user)
 {
     EPF_TRY(epf_struct_import(&epf_spec_op_config, user, &op->config));
     EPF_TRY(check_config(&op->config, op->comm->num_ranks));
+    EPF_TRY(epf_backend_find(op->config.backend, &op->backend));
+    EPF_TRY(op->backend->check_config(&op->config));
     make_shape(op);
-    EPF_TRY(make_exec(op));
-    return check_workers(op);
+    return op->backend->create(op);
 }
 
 epf_status epf_op_create(epf_group *group, const epf_op_config *config, epf_op **out)
@@ -206,6 +180,7 @@ epf_status epf_op_create(epf_group *group, const epf_op_config *config, epf_op *
     op->comm = group->comm;
     st = prepare(op, config);
     EPF_TRY_GOTO(agree(op->comm, &op->config, st), err_op);
+    EPF_TRY_GOTO(op->backend->join(op), err_op);
     if (!op->config.lazy) {
         EPF_TRY_GOTO(epf_op_sync(op), err_op);
     }
@@ -217,18 +192,29 @@ err_op:
     return st;
 }
 
+epf_fault epf_op_fault(const epf_op *op)
+{
+    epf_fault fault = op->fault;
+    if (fault.status == EPF_OK && op->control.base != NULL) {
+        op->backend->poll(op, &fault);
+    }
+    return fault;
+}
+
 epf_status epf_op_check_ready(const epf_op *op, const char *function)
 {
+    epf_fault fault;
     EPF_CHECK_ARG(op != NULL, "%s: op is NULL", function);
     if (op->is_finalized) {
         return EPF_FAIL(EPF_E_STATE, "%s: the operator was finalized", function);
     }
-    if (op->control == NULL) {
+    if (op->control.base == NULL) {
         return EPF_FAIL(EPF_E_STATE, "%s: a lazy operator needs epf_op_sync() first", function);
     }
-    if (op->fault.status != EPF_OK) {
+    fault = epf_op_fault(op);
+    if (fault.status != EPF_OK) {
         return EPF_FAIL(EPF_E_STATE, "%s: after %s on rank %d the operator needs epf_op_reset()",
-                        function, epf_status_name((epf_status)op->fault.status), op->fault.rank);
+                        function, epf_status_name((epf_status)fault.status), fault.rank);
     }
     return EPF_OK;
 }
@@ -254,9 +240,8 @@ static const char *object_name(int32_t object)
     }
 }
 
-epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
+epf_status epf_op_say(const epf_fault *fault)
 {
-    op->fault = *fault;
     if (fault->object == EPF_OBJECT_NONE) {
         return EPF_FAIL((epf_status)fault->status, "rank %d, worker %d: %s", fault->rank,
                         fault->worker, epf_status_text((epf_status)fault->status));
@@ -279,10 +264,15 @@ epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
         epf_word_epoch(fault->seen), epf_word_low(fault->seen));
 }
 
+epf_status epf_op_fail(epf_op *op, const epf_fault *fault)
+{
+    op->fault = *fault;
+    return epf_op_say(fault);
+}
+
 epf_status epf_op_give_up(epf_op *op, epf_buffer_set *set, const epf_layout *layout,
                           epf_status status)
 {
-    epf_call call;
     epf_fault fault;
     if (op->shape.num_ranks == 1 || op->fault.status != EPF_OK) {
         return status;
@@ -294,16 +284,9 @@ epf_status epf_op_give_up(epf_op *op, epf_buffer_set *set, const epf_layout *lay
     fault.status = status;
     fault.rank = op->comm->rank;
     fault.peer = -1;
-    epf_op_fill_call(op, &op->sets[0], &call);
-    epf_exec_raise(&call, &fault);
+    op->backend->raise(op, &fault);
     op->fault = fault; /* the text of what failed stands */
     return status;
-}
-
-bool epf_op_is_aborted(const epf_op *op)
-{
-    const uint8_t *const own = op->control->base[op->comm->rank] + op->control_map.abort;
-    return epf_load_acquire_sys_u32((const uint32_t *)(const void *)own) != 0;
 }
 
 epf_status epf_op_note(epf_op *op, epf_status status)
@@ -319,17 +302,43 @@ epf_status epf_op_note(epf_op *op, epf_status status)
 
 epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record)
 {
+    epf_fault fault;
     EPF_CHECK_ARG(op != NULL, "op: NULL");
     EPF_CHECK_ARG(record != NULL, "record: NULL");
+    fault = epf_op_fault(op);
     memset(record, 0, sizeof *record);
-    record->status = op->fault.status;
-    record->rank = op->fault.rank;
-    record->worker = op->fault.worker;
-    record->object = object_name(op->fault.object);
-    record->peer = op->fault.status == EPF_OK ? -1 : op->fault.peer;
-    record->index = op->fault.index;
-    record->expected = op->fault.expected;
-    record->seen = op->fault.seen;
+    record->status = fault.status;
+    record->rank = fault.rank;
+    record->worker = fault.worker;
+    record->object = object_name(fault.object);
+    record->peer = fault.status == EPF_OK ? -1 : fault.peer;
+    record->index = fault.index;
+    record->expected = fault.expected;
+    record->seen = fault.seen;
+    return EPF_OK;
+}
+
+epf_status epf_op_synchronize(epf_op *op)
+{
+    epf_fault fault;
+    epf_status st;
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    st = op->backend->wait(op);
+    fault = epf_op_fault(op);
+    return fault.status != EPF_OK ? epf_op_say(&fault) : st;
+}
+
+epf_status epf_op_set_stream(epf_op *op, void *stream)
+{
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    return op->backend->set_stream(op, stream);
+}
+
+epf_status epf_op_stream(const epf_op *op, void **stream)
+{
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    EPF_CHECK_ARG(stream != NULL, "stream: NULL");
+    *stream = op->backend->stream(op);
     return EPF_OK;
 }
 
@@ -344,36 +353,22 @@ void epf_op_fill_call(const epf_op *op, const epf_buffer_set *set, epf_call *cal
     call->dtype = op->config.dtype;
     call->weight_dtype = op->config.weight_dtype;
     call->gemm_kind = op->config.gemm_library;
-    call->control = op->control->base;
-    call->set = set->window->base;
+    call->control = op->control.table;
+    call->set = set->window.table;
     call->phase.epoch = op->epoch;
     call->phase.free_epoch = set->combine_epoch + 1;
     call->phase.num_ranks = op->shape.num_ranks;
-    call->phase.num_workers = epf_exec_num_workers(op->exec) - op->config.sm_margin;
+    call->phase.num_workers = op->num_working;
 }
 
-void epf_op_signal_entered(const epf_call *call)
+static epf_status zero_own_words(epf_op *op)
 {
-    for (int32_t r = 0; r < call->shape.num_ranks; r++) {
-        epf_store_release_sys_u64(
-            epf_call_control_word(call, r, call->control_map.entered, call->rank),
-            epf_word(call->phase.epoch, epf_call_tag(call)));
-    }
-}
-
-static void zero_own_words(epf_op *op)
-{
-    const int32_t rank = op->comm->rank;
-    memset(op->control->base[rank], 0, (size_t)op->control_map.posted_head);
-    for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
-        memset(op->sets[i].window->base[rank], 0, (size_t)op->sets[i].map.recv_weight);
-    }
     for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
         op->sets[i].combine_epoch = 0;
     }
-    epf_exec_zero(op->exec);
     op->epoch = 0;
     op->num_preprocess = 0;
+    return op->backend->zero(op);
 }
 
 /* After a regrow that some ranks finished and some did not: all take the larger one. */
@@ -405,13 +400,14 @@ static epf_status align_sets(epf_op *op)
 epf_status epf_op_reset(epf_op *op)
 {
     EPF_CHECK_ARG(op != NULL, "op: NULL");
-    if (op->is_finalized || op->control == NULL) {
+    if (op->is_finalized || op->control.base == NULL) {
         return EPF_FAIL(EPF_E_STATE, "epf_op_reset: the operator holds no memory");
     }
+    EPF_TRY(op->backend->wait(op));
     EPF_TRY(epf_comm_reset(op->comm));
     EPF_TRY(epf_comm_barrier(op->comm)); /* nobody is in a call any more */
     EPF_TRY(align_sets(op));
-    zero_own_words(op);
+    EPF_TRY(zero_own_words(op));
     EPF_TRY(epf_comm_barrier(op->comm)); /* nobody starts before all are clean */
     memset(&op->fault, 0, sizeof op->fault);
     return EPF_OK;
@@ -420,8 +416,9 @@ epf_status epf_op_reset(epf_op *op)
 epf_status epf_op_next_epoch(epf_op *op)
 {
     if (op->epoch >= EPF_EPOCH_LAST) {
+        EPF_TRY(op->backend->wait(op));
         EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
-        zero_own_words(op);
+        EPF_TRY(zero_own_words(op));
         EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
     }
     op->epoch++;
@@ -430,19 +427,6 @@ epf_status epf_op_next_epoch(epf_op *op)
 
 epf_status epf_op_barrier(epf_op *op)
 {
-    epf_call call;
-    epf_fault fault;
-    epf_need need;
     EPF_TRY(epf_op_check_ready(op, "epf_op_barrier"));
-    EPF_TRY(epf_op_next_epoch(op));
-    epf_op_fill_call(op, &op->sets[0], &call);
-    for (int32_t r = 0; r < call.shape.num_ranks; r++) {
-        epf_store_release_sys_u64(
-            epf_call_control_word(&call, r, call.control_map.barrier, call.rank),
-            epf_word(call.phase.epoch, 0));
-    }
-    need = epf_phase_need_word(&call.phase, EPF_OBJECT_BARRIER, 0);
-    need.end = call.shape.num_ranks;
-    return epf_exec_wait(op->exec, &call, &need, &fault) == EPF_OK ? EPF_OK
-                                                                   : epf_op_fail(op, &fault);
+    return op->backend->barrier(op);
 }

@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "api/epf_layout.h"
+#include "api/epf_backend.h"
 #include "base/epf_alloc.h"
 
 enum { REGROW_ROWS = 1024 };
@@ -10,11 +10,9 @@ enum { REGROW_ROWS = 1024 };
 static void release_windows(epf_op *op)
 {
     for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
-        epf_comm_window_destroy(op->comm, op->sets[i].window);
-        op->sets[i].window = NULL;
+        op->backend->window_destroy(op, &op->sets[i].window);
     }
-    epf_comm_window_destroy(op->comm, op->control);
-    op->control = NULL;
+    op->backend->window_destroy(op, &op->control);
 }
 
 epf_status epf_op_sync(epf_op *op)
@@ -24,14 +22,14 @@ epf_status epf_op_sync(epf_op *op)
     if (op->is_finalized) {
         return EPF_FAIL(EPF_E_STATE, "epf_op_sync: the operator was finalized");
     }
-    if (op->control != NULL) {
+    if (op->control.base != NULL) {
         return EPF_OK;
     }
-    EPF_TRY(epf_comm_window_create(op->comm, (uint64_t)op->control_map.total_bytes, &op->control));
+    EPF_TRY(op->backend->window_create(op, op->control_map.total_bytes, &op->control));
     for (int32_t i = 0; i < op->config.duplicate_comm_buffer; i++) {
-        EPF_TRY_GOTO(epf_comm_window_create(op->comm, (uint64_t)op->sets[i].map.total_bytes,
-                                            &op->sets[i].window),
-                     err_windows);
+        EPF_TRY_GOTO(
+            op->backend->window_create(op, op->sets[i].map.total_bytes, &op->sets[i].window),
+            err_windows);
     }
     return EPF_OK;
 
@@ -52,8 +50,11 @@ epf_status epf_op_finalize(epf_op *op)
     if (op->is_finalized) {
         return EPF_OK;
     }
-    if (op->control != NULL && op->fault.status == EPF_OK && !epf_op_is_aborted(op)) {
-        st = epf_comm_barrier(op->comm); /* peers may still read what we pushed or they pull */
+    if (op->control.base != NULL) {
+        st = op->backend->wait(op);
+        if (st == EPF_OK && epf_op_fault(op).status == EPF_OK && !op->backend->is_aborted(op)) {
+            st = epf_comm_barrier(op->comm); /* peers may still read what we pushed or they pull */
+        }
     }
     release_windows(op);
     op->is_finalized = true;
@@ -65,14 +66,17 @@ void epf_op_destroy(epf_op *op)
     if (op == NULL) {
         return;
     }
-    epf_exec_destroy(op->exec);
-    release_windows(op);
-    for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
-        epf_free(op->sets[i].gemm_output.data);
-        epf_free(op->sets[i].combine_output.data);
-        epf_free(op->sets[i].output_gate.data);
+    if (op->backend != NULL) {
+        (void)op->backend->wait(op);
+        release_windows(op);
+        for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
+            op->backend->memory_free(op->sets[i].gemm_output.data);
+            op->backend->memory_free(op->sets[i].combine_output.data);
+            op->backend->memory_free(op->sets[i].output_gate.data);
+        }
+        op->backend->memory_free(op->staged.data);
+        op->backend->destroy(op);
     }
-    epf_free(op->staged.data);
     epf_free(op);
 }
 
@@ -91,37 +95,50 @@ epf_status epf_memory_reserve(epf_memory *memory, int64_t bytes, const char *nam
     return EPF_OK;
 }
 
-/* What the caller has put into its own buffers of the set for this layout. */
-static void move_own_buffers(const epf_op *op, const epf_buffer_set *from,
-                             const epf_set_map *to_map, uint8_t *to, const epf_layout *layout)
+int64_t epf_op_max_rows(const epf_op *op, const epf_layout *layout, const epf_buffer_set *set)
 {
-    const uint8_t *const own = from->window->base[op->comm->rank];
+    const int64_t rows = epf_layout_rows(layout, set);
+    return op->backend->on_device ? epf_max64(rows, set->map.rows) : rows;
+}
+
+epf_status epf_op_memory_reserve(epf_op *op, epf_memory *memory, int64_t bytes, const char *name)
+{
+    return op->backend->memory_reserve(op, memory, epf_max64(bytes, 1), name);
+}
+
+/* What the caller has put into its own buffers of the set for this layout. */
+static epf_status move_own_buffers(epf_op *op, const epf_buffer_set *from,
+                                   const epf_set_map *to_map, uint8_t *to, const epf_layout *layout)
+{
+    const uint8_t *const own = from->window.base[op->comm->rank];
     const int64_t gates = epf_min64(layout->num_rows, from->map.rows);
-    memcpy(to + to_map->send_tokens, own + from->map.send_tokens,
-           (size_t)(layout->num_tokens * epf_shape_row_bytes(&op->shape)));
-    memcpy(to + to_map->gate, own + from->map.gate, (size_t)(gates * op->shape.weight_bytes));
+    EPF_TRY(op->backend->copy(op, to + to_map->send_tokens, own + from->map.send_tokens,
+                              layout->num_tokens * epf_shape_row_bytes(&op->shape)));
+    return op->backend->copy(op, to + to_map->gate, own + from->map.gate,
+                             gates * op->shape.weight_bytes);
 }
 
 epf_status epf_op_replace_set(epf_op *op, epf_buffer_set *set, int64_t rows,
                               const epf_layout *layout)
 {
     epf_set_map map;
-    epf_window *window = NULL;
+    epf_op_window window = {NULL, NULL, NULL};
+    epf_status st = EPF_OK;
     epf_set_map_make(&op->shape, rows, &map);
-    EPF_TRY(epf_op_note(op, epf_comm_window_create(op->comm, (uint64_t)map.total_bytes, &window)));
+    EPF_TRY(epf_op_note(op, op->backend->window_create(op, map.total_bytes, &window)));
     if (layout != NULL) {
-        move_own_buffers(op, set, &map, window->base[op->comm->rank], layout);
+        st = move_own_buffers(op, set, &map, window.base[op->comm->rank], layout);
     }
-    epf_comm_window_destroy(op->comm, set->window); /* peers that still read it keep it mapped */
+    op->backend->window_destroy(op, &set->window); /* peers that still read it keep it mapped */
     set->window = window;
     set->map = map;
-    return EPF_OK;
+    return st;
 }
 
 epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout)
 {
-    if (layout->max_rows <= set->map.rows) {
-        return EPF_OK;
+    if (!layout->is_known || layout->max_rows <= set->map.rows) {
+        return EPF_OK; /* where only the device knows, it compares */
     }
     if (!op->config.allow_regrow) {
         return EPF_FAIL(EPF_E_CAPACITY,
@@ -221,7 +238,7 @@ epf_status epf_op_send_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *bu
     EPF_CHECK_ARG(buffer != NULL, "buffer: NULL");
     shape[0] = op->shape.max_tokens;
     shape[1] = op->shape.hidden;
-    *buffer = epf_tensor_of(op->sets[comm_buffer_id].window->base[op->comm->rank] +
+    *buffer = epf_tensor_of(op->sets[comm_buffer_id].window.base[op->comm->rank] +
                                 op->sets[comm_buffer_id].map.send_tokens,
                             op->config.dtype, 2, shape);
     return EPF_OK;
@@ -234,7 +251,7 @@ epf_status epf_op_gate_buffer(epf_op *op, int32_t comm_buffer_id, epf_tensor *bu
     EPF_TRY(epf_op_check_set(op, comm_buffer_id));
     EPF_CHECK_ARG(buffer != NULL, "buffer: NULL");
     shape[0] = op->sets[comm_buffer_id].map.rows;
-    *buffer = epf_tensor_of(op->sets[comm_buffer_id].window->base[op->comm->rank] +
+    *buffer = epf_tensor_of(op->sets[comm_buffer_id].window.base[op->comm->rank] +
                                 op->sets[comm_buffer_id].map.gate,
                             op->config.weight_dtype, 1, shape);
     return EPF_OK;

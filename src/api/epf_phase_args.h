@@ -4,32 +4,35 @@
 #ifndef EPF_PHASE_ARGS_H
 #define EPF_PHASE_ARGS_H
 
-#include "api/epf_layout.h"
-#include "api/epf_weight.h"
+#include "api/epf_backend.h"
 
 /* What the layer and the bench ask for: on a CPU larger tiles and sweeps than the operations' defaults read less
  * from the shared cache (docs/PERFORMANCE.md). */
 enum { EPF_LAYER_BLOCK_M = 256, EPF_LAYER_GROUP_M = 8 };
 
-/* The knobs of a grouped GEMM as both argument structs have them. */
-typedef struct epf_gemm_knobs {
-    bool input_reduce_last_dim;
-    int32_t block_size_m;
-    int32_t group_size_m;
-    int32_t num_stages;
-    int32_t num_warps;
-    const char *profile_file_name; /* NULL: no profile */
-} epf_gemm_knobs;
-
 /* Everything a phase can be refused for before any rank is told. */
-epf_status epf_phase_check_knobs(const epf_gemm_knobs *knobs);
+epf_status epf_phase_check_knobs(const epf_op *op, const epf_gemm_knobs *knobs);
+
+/* A block that a device's kernels have fixed is AUTO or that. */
+epf_status epf_phase_check_fixed(const epf_op *op, const char *name, int32_t value, int32_t fixed);
+
+/* Rows of a matrix, if given, start where the backend can read them. */
+epf_status epf_phase_check_align(const epf_op *op, const epf_tensor *tensor, const char *name);
 
 /* Given tables must say what the layout says. */
 epf_status epf_phase_check_tables(const epf_tile_tables *tables, const epf_layout *layout);
 
-/* An int32 table that must equal `values`; optional. */
-epf_status epf_phase_check_table(const epf_tensor *tensor, const char *name, const int32_t *values,
-                                 int64_t count, bool at_least);
+/* An int32 table of the layout. */
+typedef struct epf_table {
+    const char *name;
+    const int32_t *values;
+    int64_t count;
+    bool at_least; /* a longer tensor will do */
+} epf_table;
+
+/* `tensor`, if given, must equal the table. */
+epf_status epf_phase_check_table(const epf_op *op, const epf_tensor *tensor,
+                                 const epf_table *table);
 
 /* The tiles of all experts together fit a ticket. */
 epf_status epf_phase_check_tasks(const epf_layout *layout, const epf_weight *weight);
@@ -38,14 +41,23 @@ epf_status epf_phase_check_tasks(const epf_layout *layout, const epf_weight *wei
 void epf_phase_fill(const epf_layout *layout, const epf_weight *weight, const epf_gemm_knobs *knobs,
                     epf_call *call);
 
-/* Enters the call, runs it, writes the profile. */
-epf_status epf_phase_run(epf_op *op, const epf_call *call, const epf_gemm_knobs *knobs);
+/* Rows that the call's buffers hold: the set's, or the fewest of given tensors by rows. */
+int64_t epf_phase_capacity(const epf_buffer_set *set, const epf_tensor *const *tensors,
+                           int32_t num);
 
 /* data and leading stride of a matrix; {NULL, 0} if not given. */
 epf_rows epf_rows_of(const epf_tensor *tensor);
 
-/* The caller's tensor, cut to `rows`, or the operator's memory of that size. */
-epf_status epf_output_of(const epf_tensor *given, const epf_tensor_want *want, int64_t rows,
-                         epf_memory *memory, epf_tensor *output);
+/* Memory of the operator where the caller brought no tensor. */
+typedef struct epf_room {
+    epf_op *op;
+    epf_memory *memory;
+    int64_t rows;     /* of the result */
+    int64_t max_rows; /* taken at once */
+} epf_room;
+
+/* The caller's tensor, cut to the room's rows where those are known, or the operator's memory. */
+epf_status epf_output_of(const epf_tensor *given, const epf_tensor_want *want, const epf_room *room,
+                         epf_tensor *output);
 
 #endif

@@ -14,18 +14,17 @@
  */
 #include <string.h>
 
-#include "api/epf_layout.h"
+#include "api/epf_backend.h"
 #include "api/epf_spec.h"
 #include "core/epf_route.h"
 
-/* What one preprocess works on. */
+/* What one preprocess on the host works on. */
 typedef struct exchange {
     epf_op *op;
-    epf_layout *layout; /* NULL: no memory for one, which `refused` says */
-    epf_call call;      /* windows and epoch; no phase is run */
+    epf_layout *layout;
+    const epf_preprocess_args *args;
+    epf_call call; /* windows and epoch; no phase is run */
     int32_t parity;
-    epf_preprocess_args args;
-    epf_status refused; /* what is wrong with the call itself; told to all as well */
 } exchange;
 
 /* Where a check failed: heads of epf_posted_head with where = -1 have no slot. */
@@ -36,36 +35,18 @@ static const int32_t *index_row(const epf_tensor *tensor, int64_t token)
     return (const int32_t *)tensor->data + token * tensor->stride[0];
 }
 
-static epf_status check_tensors(const exchange *x)
-{
-    const epf_shape *const s = &x->op->shape;
-    const epf_tensor_want want = {"exp_indices", 2,    {EPF_ANY_SIZE, s->topk}, EPF_DTYPE_I32, 0,
-                                  false,         false};
-    epf_tensor_want scatter = {"", 2, {0, s->topk}, EPF_DTYPE_I32, 0, true, false};
-    EPF_CHECK_ARG(epf_tensor_given(&x->args.exp_indices), "exp_indices: not given, but required");
-    EPF_TRY(epf_tensor_check(&x->args.exp_indices, &want));
-    EPF_CHECK_ARG(x->args.exp_indices.shape[0] <= s->max_tokens,
-                  "exp_indices: %lld tokens, must be at most max_tokens %d",
-                  (long long)x->args.exp_indices.shape[0], s->max_tokens);
-    scatter.shape[0] = x->args.exp_indices.shape[0];
-    scatter.name = "full_scatter_indices";
-    EPF_TRY(epf_tensor_check(&x->args.full_scatter_indices, &scatter));
-    scatter.name = "local_scatter_indices";
-    return epf_tensor_check(&x->args.local_scatter_indices, &scatter);
-}
-
 /* Copies the ids and counts them; `counts` is this rank's [E].  A bad id goes into the head. */
 static epf_status count_slots(exchange *x, int32_t *counts, epf_posted_head *head)
 {
     const epf_shape *const s = &x->op->shape;
     epf_layout *const l = x->layout;
-    const int32_t num_tokens = (int32_t)x->args.exp_indices.shape[0];
+    const int32_t num_tokens = (int32_t)x->args->exp_indices.shape[0];
     memset(counts, 0, (size_t)s->num_experts * sizeof *counts);
     l->num_slots = 0;
     l->num_before = 0;
     l->high_tokens = num_tokens > l->high_tokens ? num_tokens : l->high_tokens;
     for (int64_t t = 0; t < num_tokens; t++) {
-        const int32_t *const ids = index_row(&x->args.exp_indices, t);
+        const int32_t *const ids = index_row(&x->args->exp_indices, t);
         for (int32_t k = 0; k < s->topk; k++) {
             const int64_t slot = t * s->topk + k;
             if (!epf_route_is_valid(ids[k], s->num_experts)) {
@@ -243,8 +224,8 @@ static epf_status apply_orders(exchange *x)
     const epf_shape *const s = &x->op->shape;
     const int32_t rank = x->call.rank;
     const given_order orders[] = {
-        {"local_scatter_indices", &x->args.local_scatter_indices, false},
-        {"full_scatter_indices", &x->args.full_scatter_indices, true},
+        {"local_scatter_indices", &x->args->local_scatter_indices, false},
+        {"full_scatter_indices", &x->args->full_scatter_indices, true},
     };
     bool is_taken = false;
     for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
@@ -330,12 +311,12 @@ static epf_status read_sources(exchange *x, epf_status mine)
     return EPF_OK;
 }
 
-static epf_status run_exchange(exchange *x)
+static epf_status run_exchange(exchange *x, epf_status refused)
 {
     epf_posted_head head = {EPF_OK, 0, NO_SLOT, 0};
-    epf_status st = x->refused != EPF_OK ? x->refused : check_tensors(x);
+    epf_status st = refused;
     if (st == EPF_OK) {
-        head.num_tokens = (int32_t)x->args.exp_indices.shape[0];
+        head.num_tokens = (int32_t)x->args->exp_indices.shape[0];
         st = count_slots(x, x->layout->counts, &head);
     }
     head.status = st;
@@ -348,8 +329,43 @@ static epf_status run_exchange(exchange *x)
     return read_sources(x, st);
 }
 
+epf_status epf_preprocess_on_host(epf_exchange *e)
+{
+    epf_op *const op = e->op;
+    exchange x;
+    memset(&x, 0, sizeof x);
+    x.op = op;
+    x.layout = e->layout;
+    x.args = &e->args;
+    EPF_TRY(epf_op_next_epoch(op));
+    epf_op_fill_call(op, &op->sets[0], &x.call);
+    x.parity = (int32_t)(op->num_preprocess++ & 1u);
+    EPF_TRY(run_exchange(&x, e->refused));
+    x.layout->epoch = op->epoch;
+    x.layout->is_known = true;
+    return EPF_OK;
+}
+
+static epf_status check_tensors(const epf_exchange *x)
+{
+    const epf_shape *const s = &x->op->shape;
+    const epf_tensor_want want = {"exp_indices", 2,    {EPF_ANY_SIZE, s->topk}, EPF_DTYPE_I32, 0,
+                                  false,         false};
+    epf_tensor_want scatter = {"", 2, {0, s->topk}, EPF_DTYPE_I32, 0, true, false};
+    EPF_CHECK_ARG(epf_tensor_given(&x->args.exp_indices), "exp_indices: not given, but required");
+    EPF_TRY(epf_tensor_check(&x->args.exp_indices, &want));
+    EPF_CHECK_ARG(x->args.exp_indices.shape[0] <= s->max_tokens,
+                  "exp_indices: %lld tokens, must be at most max_tokens %d",
+                  (long long)x->args.exp_indices.shape[0], s->max_tokens);
+    scatter.shape[0] = x->args.exp_indices.shape[0];
+    scatter.name = "full_scatter_indices";
+    EPF_TRY(epf_tensor_check(&x->args.full_scatter_indices, &scatter));
+    scatter.name = "local_scatter_indices";
+    return epf_tensor_check(&x->args.local_scatter_indices, &scatter);
+}
+
 /* The layout to work on.  Where there is none the call is refused, which all ranks are told. */
-static void take_layout(exchange *x, epf_layout **layout)
+static void take_layout(epf_exchange *x, epf_layout **layout)
 {
     const bool is_usable = layout != NULL && (*layout == NULL || (*layout)->op == x->op);
     if (!is_usable && x->refused == EPF_OK) {
@@ -365,24 +381,21 @@ static void take_layout(exchange *x, epf_layout **layout)
 
 epf_status epf_preprocess(epf_op *op, const epf_preprocess_args *args, epf_layout **layout)
 {
-    exchange x;
+    epf_exchange x;
     epf_status st;
     memset(&x, 0, sizeof x);
     EPF_TRY(epf_op_check_ready(op, "epf_preprocess"));
     x.op = op;
     x.refused = epf_struct_import(&epf_spec_preprocess_args, args, &x.args);
     take_layout(&x, layout);
+    if (x.refused == EPF_OK) {
+        x.refused = check_tensors(&x);
+    }
     if (x.layout != NULL) {
         x.layout->is_filled = false;
     }
-    st = epf_op_next_epoch(op);
+    st = op->backend->preprocess(&x);
     if (st == EPF_OK) {
-        epf_op_fill_call(op, &op->sets[0], &x.call);
-        x.parity = (int32_t)(op->num_preprocess++ & 1u);
-        st = run_exchange(&x);
-    }
-    if (st == EPF_OK) {
-        x.layout->epoch = op->epoch;
         x.layout->is_filled = true;
         *layout = x.layout;
     } else if (layout == NULL || x.layout != *layout) {

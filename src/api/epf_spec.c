@@ -23,6 +23,7 @@ static void op_defaults(void *out)
     c->allow_regrow = true;
     c->num_workers = EPF_AUTO;
     c->gemm_library = EPF_GEMM_LIBRARY_AUTO;
+    c->device = -1;
 }
 
 static void weight_defaults(void *out)

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "api/epf_backend.h"
+#include "api/epf_phase_args.h"
 #include "api/epf_spec.h"
 #include "base/epf_alloc.h"
 
@@ -27,6 +29,8 @@ static epf_status check_weight(const epf_op *op, const epf_weight_config *c, con
     w->n = c->tensor.shape[c->reduce_last_dim ? 1 : 2];
     w->k = c->tensor.shape[c->reduce_last_dim ? 2 : 1];
     w->gate_up = c->gate_up;
+    w->reduce_last_dim = c->reduce_last_dim;
+    EPF_TRY(epf_phase_check_align(op, &c->tensor, name));
     EPF_CHECK_ARG(w->n >= 8 && w->n % 8 == 0 && w->n <= INT32_MAX,
                   "%s: N is %lld, must be a positive multiple of 8", name, (long long)w->n);
     EPF_CHECK_ARG(w->k >= 8 && w->k % 8 == 0 && w->k <= INT32_MAX,
@@ -42,25 +46,6 @@ static epf_status check_weight(const epf_op *op, const epf_weight_config *c, con
     return EPF_OK;
 }
 
-static epf_status pack(const epf_op *op, const epf_weight_config *c, epf_weight *w)
-{
-    epf_gemm_weight_desc desc;
-    memset(&desc, 0, sizeof desc);
-    desc.kind = (epf_gemm_kind)op->config.gemm_library;
-    desc.dtype = (epf_dtype)op->config.dtype;
-    desc.num_experts = op->shape.num_local;
-    desc.n = w->n;
-    desc.k = w->k;
-    desc.reduce_last_dim = c->reduce_last_dim;
-    desc.expert_stride = c->tensor.stride[0];
-    desc.row_stride = c->tensor.stride[1];
-    desc.data = c->tensor.data;
-    desc.num_segments = c->gate_up ? 2 : 1;
-    desc.block_n = w->block_n;
-    desc.block_k = w->block_k;
-    return epf_gemm_weight_create(&desc, &w->gemm);
-}
-
 static epf_status create(epf_op *op, const epf_weight_config *c, const char *name, epf_weight **out)
 {
     epf_status st;
@@ -69,8 +54,9 @@ static epf_status create(epf_op *op, const epf_weight_config *c, const char *nam
         return EPF_FAIL(EPF_E_NO_MEMORY, "%s: %zu bytes", name, sizeof *w);
     }
     w->op = op;
+    w->backend = op->backend;
     EPF_TRY_GOTO(check_weight(op, c, name, w), err_weight);
-    EPF_TRY_GOTO(pack(op, c, w), err_weight);
+    EPF_TRY_GOTO(op->backend->weight_make(op, c, w), err_weight);
     *out = w;
     return EPF_OK;
 
@@ -93,7 +79,7 @@ void epf_weight_destroy(epf_weight *weight)
     if (weight == NULL) {
         return;
     }
-    epf_gemm_weight_destroy(weight->gemm);
+    weight->backend->weight_free(weight);
     epf_free(weight);
 }
 

@@ -3,13 +3,15 @@
 #define EPF_WEIGHT_H
 
 #include "api/epf_op.h"
-#include "cpu/gemm/epf_gemm.h"
 
 struct epf_weight {
     epf_op *op;
-    epf_gemm_weight *gemm;
-    int64_t n; /* columns written */
-    int64_t k; /* reduction length */
+    const epf_backend_ops *backend; /* of op, which may be gone when the weight is destroyed */
+    void *data;                 /* packed by the backend; CUDA: the caller's tensor */
+    int64_t num_n_tiles;        /* tiles along N */
+    bool reduce_last_dim;       /* the tensor is [L, N, K'], else [L, K', N] */
+    int64_t n;                  /* columns written */
+    int64_t k;                  /* reduction length */
     bool gate_up;
     int32_t block_n; /* as asked for or chosen */
     int32_t block_k; /* as asked for; EPF_AUTO: all of k */
