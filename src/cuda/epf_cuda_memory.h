@@ -30,10 +30,14 @@ typedef enum epf_cuda_transport {
 
 /*
  * Collective.  Chooses `device` (-1: the calling thread's current one) for this rank, checks that it is a Hopper
- * GPU and that every pair of ranks on different devices can reach each other, and counts who shares one.  The
+ * GPU and that every pair of ranks on different devices can reach each other (peer access, native atomics), and counts who shares one.  The
  * environment variable EPFUSE_CUDA_TRANSPORT (local, ipc, nvshmem) overrides the choice of transport.
  * The same error on all ranks.  EPF_E_UNSUPPORTED: no such device or no way between two; EPF_E_DEVICE: CUDA failed;
  * EPF_E_INVALID: an ordinal that is not there, or the variable is something else, or not the same everywhere.
+ *
+ * NVSHMEM (3.x) is loaded at run time: EPFUSE_NVSHMEM_LIB, or libnvshmem_host.so.3 as the loader finds it.  NVSHMEM_*
+ * variables that are not set are set to keep it on this machine and without multicast.  It ends the process by itself
+ * where its own start fails, on a broken driver say.
  *
  * This and every other function makes the caller's device current again before it returns.  Changing devices
  * gives both a CUDA context: a caller that wants none on another device makes `device` current beforehand.
