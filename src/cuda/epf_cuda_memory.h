@@ -30,8 +30,9 @@ typedef enum epf_cuda_transport {
 
 /*
  * Collective.  Chooses `device` (-1: the calling thread's current one) for this rank, checks that it is a Hopper
- * GPU and that every pair of ranks on different devices can reach each other (peer access, native atomics), and counts who shares one.  The
- * environment variable EPFUSE_CUDA_TRANSPORT (local, ipc, nvshmem) overrides the choice of transport.
+ * GPU and that every pair of ranks on different devices can reach each other (peer access, native atomics), and
+ * counts who shares one.  The environment variable EPFUSE_CUDA_TRANSPORT (local, ipc, nvshmem) overrides the
+ * choice of transport.
  * The same error on all ranks.  EPF_E_UNSUPPORTED: no such device or no way between two; EPF_E_DEVICE: CUDA failed;
  * EPF_E_INVALID: an ordinal that is not there, or the variable is something else, or not the same everywhere.
  *
