@@ -266,8 +266,10 @@ void plan_free(sim_plan *p)
 
 const char *call_name(call_kind kind)
 {
-    static const char *const names[] = {
-        "preprocess", "preprocess of bad ids", "dispatch", "combine", "layer", "barrier", "reset"};
+    static const char *const names[] = {"preprocess", "preprocess of bad ids",
+                                        "dispatch",   "dispatch of an odd set",
+                                        "combine",    "layer",
+                                        "barrier",    "reset"};
     return names[kind];
 }
 
