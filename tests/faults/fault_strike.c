@@ -45,6 +45,12 @@ typedef struct lane {
     pid_t pids[FAULT_MAX_RANKS];
 } lane;
 
+/* The longest that an error may take. */
+static uint64_t bound_ns(bool stop)
+{
+    return stop ? STOP_TIMEOUT_MS * MS * 11 / 10 : KILL_MOST_MS * MS;
+}
+
 static pid_t start_rank(strike_scene *scene, int32_t rank, bool is_new)
 {
     const pid_t pid = fork();
@@ -116,30 +122,44 @@ static void note_time(strike_times *t, uint64_t ns, bool is_late)
     }
 }
 
+/* NULL, or what is wrong with a survivor's error. */
+static const char *judge(const strike_scene *s, const strike_rank *found, uint64_t struck_ns,
+                         char text[160])
+{
+    const uint64_t least_ns = s->stop ? STOP_TIMEOUT_MS * MS * 9 / 10 : 0;
+    const uint64_t most_ns = bound_ns(s->stop);
+    const epf_status want = s->stop ? EPF_E_TIMEOUT : EPF_E_PEER;
+
+    if (found->status != (int32_t)want) {
+        (void)snprintf(text, 160, "%s, must be %s", epf_status_name((epf_status)found->status),
+                       epf_status_name(want));
+        return text;
+    }
+    if (found->error_ns < struck_ns + least_ns ||
+        found->error_ns > struck_ns + most_ns + found->starved_ns) {
+        (void)snprintf(text, 160, "%.1f ms, must be %.0f..%.0f (%.1f ms of them without a core)",
+                       ((double)found->error_ns - (double)struck_ns) / 1e6, (double)least_ns / 1e6,
+                       (double)most_ns / 1e6, (double)found->starved_ns / 1e6);
+        return text;
+    }
+    return NULL;
+}
+
 /* The same error on every survivor, in time. */
 static bool check_errors(lane *l, uint64_t struck_ns)
 {
     const strike_scene *const s = l->scene;
-    const uint64_t least_ns = s->stop ? STOP_TIMEOUT_MS * MS * 9 / 10 : 0;
-    const uint64_t most_ns = s->stop ? STOP_TIMEOUT_MS * MS * 11 / 10 : KILL_MOST_MS * MS;
-    const int32_t want = s->stop ? EPF_E_TIMEOUT : EPF_E_PEER;
     char text[160];
 
     for (int32_t r = 0; r < s->num_ranks; r++) {
-        const strike_rank *const found = &s->ranks[r];
-        const uint64_t took_ns = found->error_ns - struck_ns;
         if (r == s->victim) {
             continue;
         }
-        (void)snprintf(text, sizeof text,
-                       "status %d, not %d, or %.1f ms, not %.0f..%.0f (%.1f ms without a core)",
-                       found->status, want, (double)took_ns / 1e6, (double)least_ns / 1e6,
-                       (double)most_ns / 1e6, (double)found->starved_ns / 1e6);
-        if (found->status != want || found->error_ns < struck_ns + least_ns ||
-            took_ns > most_ns + found->starved_ns) {
+        if (judge(s, &s->ranks[r], struck_ns, text) != NULL) {
             return broken(l, r, text);
         }
-        note_time(l->times, took_ns, took_ns > most_ns);
+        note_time(l->times, s->ranks[r].error_ns - struck_ns,
+                  s->ranks[r].error_ns > struck_ns + bound_ns(s->stop));
     }
     return true;
 }
@@ -275,14 +295,15 @@ static void run_lanes(verify_run *run, bool stop)
             verify_fail(run, "a lane ended with status %d", status);
         }
     }
-    verify_note(run,
-                "%llu errors in %s, half within %u ms, 99 %% within %u ms, all within %.1f ms, "
-                "%llu past %d ms for want of a core; %d layers after each",
-                (unsigned long long)times->num_errors,
-                stop ? "a timeout of 500 ms" : "2 to 8 processes", quantile_ms(times, 0.5),
-                quantile_ms(times, 0.99), (double)times->slowest_ns / 1e6,
-                (unsigned long long)times->num_late,
-                stop ? STOP_TIMEOUT_MS * 11 / 10 : KILL_MOST_MS, STRIKE_LAYERS_AFTER);
+    if (times->num_errors > 0) {
+        verify_note(
+            run,
+            "2 to 8 processes, %llu errors%s, half within %u ms, 99 %% within %u ms, all "
+            "within %.1f ms, %llu of them past %.0f ms for want of a core; %d layers after each",
+            (unsigned long long)times->num_errors, stop ? " at a timeout of 500 ms" : "",
+            quantile_ms(times, 0.5), quantile_ms(times, 0.99), (double)times->slowest_ns / 1e6,
+            (unsigned long long)times->num_late, (double)bound_ns(stop) / 1e6, STRIKE_LAYERS_AFTER);
+    }
     epf_shared_free(times, sizeof *times);
 }
 
