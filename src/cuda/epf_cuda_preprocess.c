@@ -6,7 +6,7 @@
 #include "base/epf_error.h"
 #include "cuda/epf_preprocess_sm90.h"
 
-enum { VECTOR_BYTES = 16 };
+enum { VECTOR_BYTES = 16, SHARED_BY_DEFAULT = 48 * 1024 };
 
 static epf_status check_cuda(cudaError_t error, const char *what)
 {
@@ -160,7 +160,9 @@ epf_status epf_cuda_preprocess(const epf_cuda_preprocess_args *args, void *strea
     config.dynamicSmemBytes =
         (size_t)epf_preprocess_sm90_shared_bytes(args->call.call.shape.num_experts);
     config.stream = (cudaStream_t)stream;
-    EPF_TRY(allow_shared());
+    if (config.dynamicSmemBytes > SHARED_BY_DEFAULT) {
+        EPF_TRY(allow_shared());
+    }
     return check_cuda(cudaLaunchKernelExC(&config, epf_preprocess_sm90_kernel(), params),
                       "launching preprocess");
 }
