@@ -9,6 +9,7 @@
 #include "core/epf_dtype.h"
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
+#include "support/epf_space.h"
 
 enum { DEFAULT_BLOCK_M = 128 };
 
@@ -192,13 +193,20 @@ const char *epf_problem_print(const epf_problem *problem, char text[EPF_PROBLEM_
     return text;
 }
 
+/* A device has tiles of one height. */
+static epf_problem on_backend(epf_problem problem)
+{
+    problem.block_m = epf_space_is_device() ? DEFAULT_BLOCK_M : problem.block_m;
+    return problem;
+}
+
 epf_problem epf_problem_of(const char *text)
 {
     epf_problem problem;
     char why[EPF_PROBLEM_TEXT];
 
     CHECK(epf_problem_parse(text, &problem, why), "%s: %s", text, why);
-    return problem;
+    return on_backend(problem);
 }
 
 /* Small numbers more often than large ones, so that edges are met. */
@@ -228,5 +236,9 @@ epf_problem epf_problem_random(uint64_t number, int32_t max_ranks)
     p.dtype = (epf_dtype)epf_rng_range(&rng, EPF_DTYPE_F32, EPF_DTYPE_F16);
     p.weight_dtype = epf_rng_below(&rng, 2) == 0 ? EPF_DTYPE_F32 : EPF_DTYPE_BF16;
     p.fuse_scatter = epf_rng_below(&rng, 2) == 0;
-    return p;
+    if (epf_space_is_device()) { /* no fp32; more rows, as its tiles are larger */
+        p.dtype = p.dtype == EPF_DTYPE_F32 ? EPF_DTYPE_BF16 : p.dtype;
+        p.max_tokens *= 1 + (int32_t)(number % 8);
+    }
+    return on_backend(p);
 }

@@ -42,7 +42,7 @@ bool epf_problem_parse(const char *text, epf_problem *problem, char why[EPF_PROB
 /* The canonical text: parsing it gives the same problem.  Returns `text`. */
 const char *epf_problem_print(const epf_problem *problem, char text[EPF_PROBLEM_TEXT]);
 
-/* Parses or fails the test. */
+/* Parses or fails the test; with tiles that the chosen backend has (support/epf_space.h). */
 epf_problem epf_problem_of(const char *text);
 
 /* A small problem of any kind from one number: W up to max_ranks, shapes for seconds, not minutes. */
