@@ -64,7 +64,8 @@ typedef struct op_case {
     const epf_data *data;
     op_knobs knobs;
     bool processes;
-    uint64_t timeout_ns; /* of the group; default 20 s                     */
+    bool processes_on_device; /* nothing before has started the device: forked ranks may */
+    uint64_t timeout_ns;      /* of the group; default 20 s                     */
     epf_ref_route route;
     epf_ref_tensor b2_half; /* with swiglu: [E, H, N / 2]                     */
     op_expected ranks[EPF_PROBLEM_MAX_RANKS];
@@ -83,10 +84,38 @@ int32_t op_case_run(op_case *c, const char *name);
 /* The same with a function of the test's own, whose rank->user is c->user, or the case. */
 int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die, const char *name);
 
+/* Outputs of all ranks, [T_r, H] each, end to end on the host; data is freed by the caller. */
+typedef struct op_rows {
+    void *data;
+    int64_t rows, cols;
+    epf_dtype dtype;
+} op_rows;
+op_rows op_rows_of(const epf_data *data, void *const *outputs);
+/* Of the same shape: true if the bits are the same, else prints where they are not. */
+bool op_rows_equal(const char *name, const op_rows *got, const op_rows *want);
+
+/*
+ * Whether the chosen backend leaves out such a case, which is counted: on a device fp32, and groups of
+ * processes, which have programs of their own.  op_run() and op_run_function() look themselves.
+ */
+bool op_leaves_out(const epf_problem *problem, bool processes);
+
+/* What main() returns: 0 or 1, or EPF_TEST_SKIPPED where everything was left out.  Prints what was. */
+int op_finish(int32_t failed);
+
 /* Makes, runs, frees; true if all went well.  A routing that does not fit counts as well. */
 bool op_run(const char *problem_text, const op_knobs *knobs, bool processes, const char *name);
 
 /* ---- the steps, for tests that need only some of them; each returns false after recording why ---- */
+
+enum { OP_MAX_COPIES = 32 };
+
+/* A tensor of the case, which all ranks share on the host, in the space of the backend. */
+typedef struct op_copy {
+    const void *host;
+    void *space;
+    size_t bytes;
+} op_copy;
 
 typedef struct op_rank {
     op_case *c;
@@ -101,7 +130,25 @@ typedef struct op_rank {
     op_matrix dispatched, received, gemm, h, output; /* what it gets, if it brought it    */
     op_matrix gate_in, gate, grad, signal;
     epf_dispatch_group_gemm_result first;
+    op_copy copies[OP_MAX_COPIES];
 } op_rank;
+
+/* The contiguous tensor, whose data is the case's, where the backend can read it; kept by the rank. */
+epf_tensor op_in_space(op_rank *r, epf_tensor tensor);
+
+/* This rank's first or second weights, there. */
+epf_tensor op_weight_tensor(op_rank *r, bool second);
+/* The values that travel back, into a tensor of the weight type. */
+void op_store_gates(const op_rank *r, const epf_tensor *tensor);
+
+/* Waits for what this rank has enqueued and says how it went; on the CPU calls have said so. */
+epf_status op_settle(const op_rank *r);
+
+/* The calls, with what they find on a device as well; of preprocess the layout is not taken. */
+epf_status op_try_preprocess(op_rank *r, const epf_preprocess_args *args);
+epf_status op_try_dispatch(op_rank *r, const epf_dispatch_group_gemm_args *args);
+epf_status op_try_combine(op_rank *r, const epf_group_gemm_combine_args *args,
+                          epf_group_gemm_combine_result *result);
 
 epf_op_config op_config_of(const op_case *c);
 /* The group's handle of this rank: made (processes) or taken (threads). */
@@ -109,6 +156,9 @@ bool op_open_group(epf_test_rank *rank, op_case *c, epf_group **group);
 void op_close_group(op_case *c, epf_group *group);
 
 bool op_open(op_rank *r, op_case *c, epf_test_rank *rank);
+/* Parts of op_open(): all but the operator and its weights; the weights. */
+bool op_prepare(op_rank *r, op_case *c, epf_test_rank *rank);
+epf_status op_pack(op_rank *r);
 void op_close(op_rank *r);
 /* The same operator for another case of the same shape; given back with op_return(). */
 void op_borrow(op_rank *r, op_case *c, const op_rank *owner);
@@ -119,6 +169,12 @@ bool op_dispatch(op_rank *r);
 /* What the last dispatch gave still is what it must be. */
 bool op_check_dispatch(op_rank *r);
 bool op_combine(op_rank *r);
+/* The results of a combine are what they must be; its output's bits are kept with the case. */
+bool op_check_combine(op_rank *r, const epf_group_gemm_combine_result *result);
+
+/* A layer's three calls, on a device without waiting for any of them; then all its results. */
+bool op_enqueue(op_rank *r, epf_group_gemm_combine_result *result);
+bool op_check_enqueued(op_rank *r, const epf_group_gemm_combine_result *result);
 
 /* The arguments that op_dispatch() and op_combine() would pass. */
 epf_dispatch_group_gemm_args op_dispatch_args(op_rank *r);

@@ -20,4 +20,7 @@ bool op_call_badly(op_rank *r, epf_rng *rng);
  */
 bool op_refuse_then_work(op_rank *r);
 
+/* One token of each rank to that rank's own first expert, a layer: it fits anywhere, and works. */
+bool op_run_one_token(op_rank *r);
+
 #endif

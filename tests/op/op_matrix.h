@@ -1,6 +1,6 @@
 /*
- * op_matrix.h: tensors of the tests, with canaries: rows behind the last one and, if wanted, columns
- * behind the last one, which no call may touch.
+ * op_matrix.h: tensors of the tests, in the space of the chosen backend (support/epf_space.h), with
+ * canaries: rows behind the last one and, if wanted, columns behind the last one, which no call may touch.
  */
 #ifndef OP_MATRIX_H
 #define OP_MATRIX_H
@@ -26,6 +26,16 @@ op_matrix op_matrix_make(int64_t rows, int64_t cols, epf_dtype dtype, op_guard g
 /* A copy of contiguous elements, without row guard. */
 op_matrix op_matrix_of(epf_ref_tensor source, int64_t rows, int64_t cols, int64_t guard_cols);
 void op_matrix_free(op_matrix *matrix);
+
+/* A copy on the host of all elements, gaps and guard rows included; freed by the caller. */
+void *op_matrix_fetch(const op_matrix *matrix);
+/* The other way. */
+void op_matrix_store(const op_matrix *matrix, const void *elements);
+
+/* The first `rows` rows of a tensor of one or two dimensions, contiguous; freed by the caller. */
+void *op_fetch(const epf_tensor *tensor, int64_t rows);
+/* Contiguous rows into a tensor, which may be strided. */
+void op_store(const epf_tensor *tensor, const void *rows, int64_t num_rows);
 
 /* A one-dimensional tensor of the first `count` elements of a [count, 1] matrix, guard rows included. */
 epf_tensor op_matrix_vector(const op_matrix *matrix);

@@ -2,10 +2,14 @@
 #include "op_case.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "op_device.h"
 #include "support/epf_check.h"
+#include "support/epf_space.h"
 
 /* ---- groups ---- */
 
@@ -84,6 +88,34 @@ void op_close_group(op_case *c, epf_group *group)
     }
 }
 
+/* ---- what is left out on a device ---- */
+
+static atomic_int num_run, num_fp32, num_processes;
+
+bool op_leaves_out(const epf_problem *problem, bool processes)
+{
+    if (epf_space_is_device() && problem->dtype == EPF_DTYPE_F32) {
+        atomic_fetch_add(&num_fp32, 1);
+        return true;
+    }
+    if (epf_space_is_device() && processes) {
+        atomic_fetch_add(&num_processes, 1);
+        return true;
+    }
+    return false;
+}
+
+int op_finish(int32_t failed)
+{
+    const int32_t left_out = atomic_load(&num_fp32) + atomic_load(&num_processes);
+
+    if (epf_space_is_device()) {
+        printf("groups run: %d; left out: %d of fp32, %d of processes\n", atomic_load(&num_run),
+               atomic_load(&num_fp32), atomic_load(&num_processes));
+    }
+    return failed != 0 ? 1 : atomic_load(&num_run) == 0 && left_out > 0 ? EPF_TEST_SKIPPED : 0;
+}
+
 /* ---- the whole case ---- */
 
 static bool run_steps(op_rank *r)
@@ -109,6 +141,7 @@ int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die
     const int32_t ranks = c->data->problem.num_ranks;
     const epf_run run = {.num_ranks = ranks,
                          .processes = c->processes,
+                         .timeout_s = c->processes_on_device ? 240 : 0,
                          .may_die = may_die,
                          .function = function,
                          .user = c->user != NULL ? c->user : c};
@@ -117,6 +150,10 @@ int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die
     char full_name[2 * EPF_PROBLEM_TEXT];
     int32_t failed;
 
+    if (op_leaves_out(&c->data->problem, c->processes && !c->processes_on_device)) {
+        return 0;
+    }
+    epf_space_require(c->processes);
     (void)snprintf(full_name, sizeof full_name, "%s [%s%s]", name,
                    epf_problem_print(&c->data->problem, problem),
                    c->processes ? ", processes" : "");
@@ -127,6 +164,7 @@ int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die
     } else {
         CHECK_OK(epf_group_create_threads(ranks, &config, c->groups));
     }
+    atomic_fetch_add(&num_run, 1);
     failed = epf_run_ranks(&run, full_name);
     for (int32_t r = 0; r < ranks && !c->processes; r++) {
         epf_group_destroy(c->groups[r]);
@@ -138,16 +176,22 @@ int32_t op_run_function(op_case *c, epf_rank_function function, uint64_t may_die
 
 int32_t op_case_run(op_case *c, const char *name)
 {
-    return op_run_function(c, run_rank, 0, name);
+    const bool is_refused = op_device_refuses(&c->knobs) != EPF_OK;
+
+    return op_run_function(c, is_refused ? op_device_refused_rank : run_rank, 0, name);
 }
 
 bool op_run(const char *problem_text, const op_knobs *knobs, bool processes, const char *name)
 {
     const epf_problem problem = epf_problem_of(problem_text);
-    epf_data *data = epf_data_make(&problem);
+    epf_data *data;
     op_case *c;
     int32_t failed;
 
+    if (op_leaves_out(&problem, processes)) {
+        return true;
+    }
+    data = epf_data_make(&problem);
     if (data == NULL) {
         return true;
     }
@@ -156,4 +200,36 @@ bool op_run(const char *problem_text, const op_knobs *knobs, bool processes, con
     op_case_free(c);
     epf_data_free(data);
     return failed == 0;
+}
+
+op_rows op_rows_of(const epf_data *data, void *const *outputs)
+{
+    const epf_problem *p = &data->problem;
+    const size_t row = (size_t)p->hidden * epf_element_bytes(p->dtype);
+    op_rows all = {.cols = p->hidden, .dtype = p->dtype};
+    char *at;
+
+    for (int32_t r = 0; r < p->num_ranks; r++) {
+        all.rows += data->num_tokens[r];
+    }
+    all.data = at = epf_test_alloc((size_t)all.rows, row);
+    for (int32_t r = 0; r < p->num_ranks; r++) {
+        memcpy(at, outputs[r], (size_t)data->num_tokens[r] * row);
+        at += (size_t)data->num_tokens[r] * row;
+    }
+    return all;
+}
+
+bool op_rows_equal(const char *name, const op_rows *got, const op_rows *want)
+{
+    const epf_compare what = {name, want->rows, want->cols, NULL};
+    char text[EPF_COMPARE_TEXT];
+
+    CHECK(got->rows == want->rows && got->cols == want->cols, "%s: %lld rows of %lld, want %lld",
+          name, (long long)got->rows, (long long)got->cols, (long long)want->rows);
+    if (epf_compare_bits(&what, want->dtype, got->data, want->data, text)) {
+        return true;
+    }
+    (void)fprintf(stderr, "%s: %s\n", name, text);
+    return false;
 }

@@ -38,14 +38,14 @@ static epf_status call(op_rank *r, missed_call which)
     case MISSED_PREPROCESS:
         CHECK_OK(epf_preprocess_args_init(&args));
         args.exp_indices = r->ids.tensor;
-        return epf_preprocess(r->op, &args, &r->layout);
+        return op_try_preprocess(r, &args);
     case MISSED_DISPATCH:
     case MISSED_REGROW:
         dispatch = op_dispatch_args(r);
-        return epf_dispatch_group_gemm(r->op, &dispatch, NULL);
+        return op_try_dispatch(r, &dispatch);
     case MISSED_COMBINE:
         combine = op_combine_args(r);
-        return epf_group_gemm_combine(r->op, &combine, NULL);
+        return op_try_combine(r, &combine, NULL);
     default:
         return epf_op_barrier(r->op);
     }
@@ -138,5 +138,5 @@ int main(void)
         failed += run((missed_call)missed, false, missed % 3);
     }
     failed += run(MISSED_COMBINE, true, 1);
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

@@ -54,10 +54,7 @@ static int32_t run(const char *text, bool processes)
 int main(int argc, char **argv)
 {
     num_calls = argc > 1 ? (int32_t)strtol(argv[1], NULL, 10) : num_calls;
-    return run("W3E12K2T9H16N16M8/uniform/seed51", false) +
-                       run("W4E12K3T9H16N16M8/zipf/seed52/fuse_scatter", false) +
-                       run("W2E12K2T9H16N16M8/zipf/seed53/fuse_scatter", true) ==
-                   0
-               ? 0
-               : 1;
+    return op_finish(run("W3E12K2T9H16N16M8/uniform/seed51", false) +
+                     run("W4E12K3T9H16N16M8/zipf/seed52/fuse_scatter", false) +
+                     run("W2E12K2T9H16N16M8/zipf/seed53/fuse_scatter", true));
 }

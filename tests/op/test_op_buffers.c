@@ -2,6 +2,8 @@
  * test_op_buffers: several sets of communication buffers.  Call i + 1 fills its set while what call i
  * left in its own is still read: with n sets, the results of the last n dispatches stay as they were.
  */
+#include <stdlib.h>
+
 #include "op_case.h"
 #include "support/epf_check.h"
 
@@ -10,13 +12,15 @@ enum { NUM_SETS = 3, NUM_CALLS = 10 };
 static bool dispatch_shifted(op_rank *r, int32_t call, epf_tensor *rows)
 {
     epf_dispatch_group_gemm_args args = op_dispatch_args(r);
-    uint16_t *tokens = r->x.tensor.data;
+    uint16_t *tokens = op_matrix_fetch(&r->x);
 
     for (int64_t i = 0; i < r->x.rows * r->x.stride; i++) {
         tokens[i] = (uint16_t)(0x3f80 + call); /* every call sends other bits */
     }
+    op_matrix_store(&r->x, tokens);
+    free(tokens);
     args.comm_buffer_id = call % NUM_SETS;
-    RANK_OK(r->rank, epf_dispatch_group_gemm(r->op, &args, &r->first));
+    RANK_OK(r->rank, op_try_dispatch(r, &args));
     *rows = r->first.dispatch_output;
     return true;
 }
@@ -24,12 +28,15 @@ static bool dispatch_shifted(op_rank *r, int32_t call, epf_tensor *rows)
 /* Every element of a call's rows still is what that call sent. */
 static bool check_rows(op_rank *r, int32_t call, const epf_tensor *rows)
 {
-    const uint16_t *bits = rows->data;
+    const int64_t num_rows = r->c->route.ranks[r->id].num_rows;
+    uint16_t *bits = op_fetch(rows, num_rows);
+    int64_t bad = -1;
 
-    for (int64_t i = 0; i < rows->shape[0] * r->x.cols; i++) {
-        RANK_CHECK(r->rank, bits[i / r->x.cols * rows->stride[0] + i % r->x.cols] == 0x3f80 + call,
-                   "call %d: element %lld was overwritten", call, (long long)i);
+    for (int64_t i = 0; i < num_rows * r->x.cols && bad < 0; i++) {
+        bad = bits[i] == 0x3f80 + call ? -1 : i;
     }
+    free(bits);
+    RANK_CHECK(r->rank, bad < 0, "call %d: element %lld was overwritten", call, (long long)bad);
     return true;
 }
 
@@ -65,5 +72,5 @@ int main(void)
 
     op_case_free(c);
     epf_data_free(data);
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

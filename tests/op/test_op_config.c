@@ -7,6 +7,7 @@
 #include "epfuse/epfuse.h"
 #include "op_matrix.h"
 #include "support/epf_check.h"
+#include "support/epf_space.h"
 
 /* As a newer header would have it: fields behind ours. */
 #define NEWER(type)               \
@@ -28,6 +29,7 @@ static void fill(epf_op_config *config)
     config->hidden = 16;
     config->topk = 2;
     config->num_tot_experts = 2;
+    config->backend = epf_space_is_device() ? EPF_BACKEND_CUDA : EPF_BACKEND_CPU;
 }
 
 static epf_group *one_rank(void)
@@ -133,7 +135,10 @@ static void test_tensor_make(void)
 
 int main(void)
 {
-    epf_group *group = one_rank();
+    epf_group *group;
+
+    epf_space_require(false);
+    group = one_rank();
 
     test_older(group);
     test_newer(group);

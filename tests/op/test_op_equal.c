@@ -3,33 +3,21 @@
  * the run, the number of workers, the size of tiles, the layout of weights, threads or processes, or the
  * number of ranks.
  */
-#include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "op_case.h"
+#include "op_device.h"
 #include "support/epf_check.h"
 
-/* Runs and returns the outputs of all ranks, one after another; freed by the caller. */
-static op_matrix outputs_of(const epf_data *data, const op_knobs *knobs, bool processes,
-                            const char *name)
+/* Runs and returns the outputs of all ranks; data is freed by the caller. */
+static op_rows outputs_of(const epf_data *data, const op_knobs *knobs, bool processes,
+                          const char *name)
 {
-    const epf_problem *p = &data->problem;
-    const size_t size = epf_element_bytes(p->dtype);
     op_case *c = op_case_make(data, knobs, processes);
-    op_matrix all;
-    int64_t rows = 0;
+    op_rows all;
 
     CHECK(op_case_run(c, name) == 0, "%s failed", name);
-    for (int32_t r = 0; r < p->num_ranks; r++) {
-        rows += data->num_tokens[r];
-    }
-    all = op_matrix_make(rows, p->hidden, p->dtype, (op_guard){0, 0});
-    rows = 0;
-    for (int32_t r = 0; r < p->num_ranks; r++) {
-        memcpy((char *)all.tensor.data + (size_t)(rows * p->hidden) * size, c->outputs[r],
-               (size_t)(data->num_tokens[r] * p->hidden) * size);
-        rows += data->num_tokens[r];
-    }
+    all = op_rows_of(data, c->outputs);
     op_case_free(c);
     return all;
 }
@@ -58,38 +46,38 @@ static const variant kVariants[] = {
     {.name = "one rank, fuse_scatter", .fuse_scatter = true, .one_rank = true},
 };
 
-static void check_variants(const char *text)
+static int32_t check_variants(const char *text)
 {
     const epf_problem problem = epf_problem_of(text);
     epf_data *data = epf_data_make(&problem);
     epf_data *merged = epf_data_merge(data);
     const op_knobs plain = {.combine_weights = true};
-    op_matrix want = outputs_of(data, &plain, false, "plain");
+    op_rows want = outputs_of(data, &plain, false, "plain");
+    int32_t failed = 0;
 
     for (size_t i = 0; i < sizeof kVariants / sizeof kVariants[0]; i++) {
         const variant *v = &kVariants[i];
         epf_data here = v->one_rank ? *merged : *data;
-        const epf_compare what = {v->name, want.rows, want.cols, NULL};
         op_knobs knobs = v->knobs;
-        op_matrix got;
-        char why[EPF_COMPARE_TEXT];
+        op_rows got;
+        if (op_leaves_out(&problem, v->processes) || op_device_refuses(&knobs) != EPF_OK) {
+            continue;
+        }
         here.problem.fuse_scatter = v->fuse_scatter;
         knobs.combine_weights = true;
         got = outputs_of(&here, &knobs, v->processes, v->name);
-        CHECK(got.rows == want.rows, "%s: %s: %lld rows", text, v->name, (long long)got.rows);
-        CHECK(epf_compare_bits(&what, want.dtype, got.tensor.data, want.tensor.data, why), "%s: %s",
-              text, why);
-        op_matrix_free(&got);
+        failed += !op_rows_equal(v->name, &got, &want);
+        free(got.data);
     }
-    op_matrix_free(&want);
+    free(want.data);
     epf_data_free(merged);
     epf_data_free(data);
+    return failed;
 }
 
 int main(void)
 {
-    check_variants("W8E16K4T11H64N48M16/zipf/seed21/normal");
-    check_variants("W4E8K3T13H72N40M8/uneven_T_per_rank/seed22/fp16/normal");
-    check_variants("W3E6K2T13H40N40M8/uniform/seed23/fp32/normal");
-    return 0;
+    return op_finish(check_variants("W8E16K4T11H64N48M16/zipf/seed21/normal") +
+                     check_variants("W4E8K3T13H72N40M8/uneven_T_per_rank/seed22/fp16/normal") +
+                     check_variants("W3E6K2T13H40N40M8/uniform/seed23/fp32/normal"));
 }

@@ -308,7 +308,7 @@ static const int_field kWeightInts[] = {
 
 #define O epf_op_config
 static const int_field kConfigInts[] = {
-    {AT(O, backend), BAD(-1, 0, 2, INT_MAX, INT_MIN), EPF_E_INVALID},
+    {AT(O, backend), BAD(-1, 0, 3, INT_MAX, INT_MIN), EPF_E_INVALID},
     {AT(O, max_tokens), BAD(-1, 0, INT_MAX, INT_MIN), EPF_E_INVALID},
     {AT(O, hidden), BAD(-8, 0, 7, 12, INT_MAX, INT_MIN), EPF_E_INVALID},
     {AT(O, topk), BAD(-1, 0, 33, INT_MAX, INT_MIN), EPF_E_INVALID},
@@ -591,5 +591,5 @@ int main(int argc, char **argv)
     CHECK(failed > 0 || wanted[0] != '\0' || num_cases >= 500, "only %d bad calls", num_cases);
     op_case_free(c);
     epf_data_free(data);
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

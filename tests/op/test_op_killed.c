@@ -175,5 +175,5 @@ int main(int argc, char **argv)
     }
     failed += run(problems[0], 1, true);
     failed += run(problems[1], 2, true);
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

@@ -9,6 +9,7 @@
 
 #include "op_case.h"
 #include "support/epf_check.h"
+#include "support/epf_space.h"
 
 typedef struct knob_case {
     const char *name;
@@ -43,6 +44,9 @@ static const knob_case kCases[] = {
     KNOB(.block_n = 8),
     KNOB(.block_n = 24),
     KNOB(.block_n = 4096),
+    KNOB(.block_n = 256, .block_k = 64),
+    KNOB(.num_workers = 8, .num_sm = 4, .num_tail_sms = 2),
+    KNOB(.num_workers = 8, .combine_sm = 2, .num_reduce_sms = 2),
     KNOB(.block_k = 8),
     KNOB(.block_k = 24),
     KNOB(.block_n = 8, .block_k = 8, .packed = true),
@@ -80,6 +84,9 @@ static const knob_case kCases[] = {
     KNOB(.grad_dtype = EPF_DTYPE_F32),
     KNOB(.grad_dtype = EPF_DTYPE_BF16),
     KNOB(.grad_dtype = EPF_DTYPE_F32, .grad_block_m = 8, .grad_block_n = 8, .grad_block_k = 4),
+    KNOB(.grad_dtype = EPF_DTYPE_BF16, .grad_block_m = 128, .grad_block_n = 256,
+         .grad_block_k = 64),
+    KNOB(.grad_dtype = EPF_DTYPE_BF16, .own_outputs = true, .guard_cols = 8),
     KNOB(.grad_dtype = EPF_DTYPE_F32, .own_outputs = true, .guard_cols = 8),
     KNOB(.swiglu = true),
     KNOB(.swiglu = true, .packed = true, .own_outputs = true),
@@ -109,8 +116,19 @@ static const char *const kProblems[] = {
     "W3E9K2T14H24N32M4/some_dropped/seed12/fuse_scatter",
 };
 
+/* The same on a device, with several of its tiles an expert. */
+static const char *const kDeviceProblems[] = {
+    "W2E4K3T301H136N144/zipf/seed11",
+    "W2E4K3T301H136N144/zipf/seed11/fuse_scatter",
+    "W4E12K2T214H72N528/some_dropped/seed12/fp16",
+    "W4E12K2T214H72N528/some_dropped/seed12/fp16/fuse_scatter",
+};
+enum { NUM_PROBLEMS = sizeof kProblems / sizeof kProblems[0] };
+_Static_assert(NUM_PROBLEMS == sizeof kDeviceProblems / sizeof kDeviceProblems[0], "as many");
+
 int main(int argc, char **argv)
 {
+    const char *const *problems = epf_space_is_device() ? kDeviceProblems : kProblems;
     int32_t failed = 0;
     int32_t run = 0;
 
@@ -118,8 +136,12 @@ int main(int argc, char **argv)
         if (argc > 1 && strstr(kCases[i].name, argv[1]) == NULL) {
             continue;
         }
-        for (size_t p = 0; p < sizeof kProblems / sizeof kProblems[0]; p++) {
-            failed += !op_run(kProblems[p], &kCases[i].knobs, false, kCases[i].name);
+        for (size_t p = 0; p < NUM_PROBLEMS; p++) {
+            op_knobs knobs = kCases[i].knobs;
+            if (epf_space_is_device() && knobs.grad_dtype == EPF_DTYPE_BF16) {
+                knobs.grad_dtype = (int32_t)epf_problem_of(problems[p]).dtype;
+            }
+            failed += !op_run(problems[p], &knobs, false, kCases[i].name);
             run++;
         }
     }
@@ -130,5 +152,5 @@ int main(int argc, char **argv)
         }
     }
     CHECK(run > 0, "no knob is called %s", argc > 1 ? argv[1] : "");
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

@@ -134,5 +134,5 @@ int main(void)
     epf_weight_destroy(NULL);
     epf_layer_context_destroy(NULL);
     CHECK(epf_group_rank(NULL) == -1 && epf_group_num_ranks(NULL) == 0, "a NULL group has ranks");
-    return run(false) + run(true) == 0 ? 0 : 1;
+    return op_finish(run(false) + run(true));
 }

@@ -9,8 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "op_case.h"
+#include "op_device.h"
 #include "support/epf_check.h"
+#include "support/epf_space.h"
 
 static bool run_number(uint64_t number, int32_t max_ranks)
 {
@@ -25,7 +26,8 @@ static bool run_number(uint64_t number, int32_t max_ranks)
         return true;
     }
     knobs = op_knobs_random(number, &problem);
-    c = op_case_make(data, &knobs, number % 8 == 0);
+    op_device_tame(&knobs, problem.dtype);
+    c = op_case_make(data, &knobs, number % 8 == 0 && !epf_space_is_device());
     (void)snprintf(name, sizeof name, "test_op_random %llu 1 %d", (unsigned long long)number,
                    max_ranks);
     failed = op_case_run(c, name);
@@ -39,13 +41,13 @@ int main(int argc, char **argv)
     const uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 0;
     const uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     const int32_t max_ranks = argc > 3 ? (int32_t)strtol(argv[3], NULL, 10) : 8;
-    uint64_t failed = 0;
+    int32_t failed = 0;
 
     CHECK(max_ranks >= 1 && max_ranks <= EPF_PROBLEM_MAX_RANKS, "max_ranks is %d", max_ranks);
     for (uint64_t number = first; number < first + count; number++) {
         failed += !run_number(number, max_ranks);
     }
-    printf("problems %llu..%llu of at most %d ranks: %llu failed\n", (unsigned long long)first,
-           (unsigned long long)(first + count - 1), max_ranks, (unsigned long long)failed);
-    return failed == 0 ? 0 : 1;
+    printf("problems %llu..%llu of at most %d ranks: %d failed\n", (unsigned long long)first,
+           (unsigned long long)(first + count - 1), max_ranks, failed);
+    return op_finish(failed);
 }

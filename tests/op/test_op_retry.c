@@ -61,5 +61,5 @@ int main(void)
         op_case_free(c);
         epf_data_free(data);
     }
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

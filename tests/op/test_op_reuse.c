@@ -126,5 +126,5 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         failed += run(u, texts[i], false) + run(u, texts[i], true);
     }
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

@@ -154,5 +154,5 @@ int main(int argc, char **argv)
         failed += run(s, num_ranks, false);
     }
     failed += run(s, 3, true);
-    return failed == 0 ? 0 : 1;
+    return op_finish(failed);
 }

@@ -47,10 +47,7 @@ static int32_t run(const char *text, bool processes)
 
 int main(void)
 {
-    return run("W3E6K2T9H16N16M8/zipf/seed141", false) +
-                       run("W3E6K2T9H16N16M8/zipf/seed142/fuse_scatter", false) +
-                       run("W2E4K2T9H16N16M8/zipf/seed143/fuse_scatter", true) ==
-                   0
-               ? 0
-               : 1;
+    return op_finish(run("W3E6K2T9H16N16M8/zipf/seed141", false) +
+                     run("W3E6K2T9H16N16M8/zipf/seed142/fuse_scatter", false) +
+                     run("W2E4K2T9H16N16M8/zipf/seed143/fuse_scatter", true));
 }
