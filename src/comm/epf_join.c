@@ -346,6 +346,11 @@ static epf_status take_answer(struct join *join, const epf_frame *frame)
     const size_t ids_bytes = (size_t)join->config->num_ranks * sizeof join->roster.ids[0];
     struct table table;
     if (frame->type == EPF_FRAME_REFUSE) {
+        for (uint32_t i = 0; i < frame->payload_bytes;
+             i++) { /* somebody else's words, in our line */
+            const uint8_t c = join->payload[i];
+            join->payload[i] = c >= ' ' && c <= '~' ? c : '?';
+        }
         return EPF_FAIL(EPF_E_INVALID, "the rendezvous refused rank %" PRId32 ": %.*s",
                         join->config->rank, (int)frame->payload_bytes, (char *)join->payload);
     }

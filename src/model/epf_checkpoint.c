@@ -18,7 +18,7 @@
 #include "model/epf_json.h"
 #include "model/epf_safetensors.h"
 
-enum { MAX_SHARDS = 4096, MAX_SHARD_NAME = 255 };
+enum { MAX_SHARDS = 4096, MAX_SHARD_NAME = 255, FIRST_SHARDS = 16 };
 
 /* As for headers of safetensors files: the index repeats their names. */
 static const size_t max_index_bytes = 100000000;
@@ -28,13 +28,14 @@ static const char single_name[] = "model.safetensors";
 static const char index_name[] = "model.safetensors.index.json";
 
 typedef struct shard {
-    char name[MAX_SHARD_NAME + 1];
+    char *name;
     epf_safetensors *file; /* NULL until needed */
 } shard;
 
 typedef struct located {
     uint32_t name; /* index into names */
     uint32_t shard;
+    uint32_t json; /* where its name is in the index */
 } located;
 
 struct epf_checkpoint {
@@ -42,6 +43,7 @@ struct epf_checkpoint {
     epf_model_config config;
     bool has_index;
     int32_t num_shards;
+    int32_t max_shards; /* room in shards */
     int32_t num_open;
     shard *shards;
     uint32_t count;   /* tensors in the index; 0 without one */
@@ -91,6 +93,33 @@ static epf_status check_shard_name(const index_reader *r, epf_json_span value)
     return EPF_OK;
 }
 
+/* One more shard; the table grows with the names read, so that a small index takes little memory. */
+static epf_status add_shard(epf_checkpoint *c, const char *name)
+{
+    const size_t size = strlen(name) + 1;
+    char *copy;
+    if (c->num_shards == c->max_shards) {
+        const int32_t more = c->max_shards == 0 ? FIRST_SHARDS : 2 * c->max_shards;
+        shard *const moved = epf_alloc((size_t)more, sizeof *moved);
+        if (moved == NULL) {
+            return EPF_FAIL(EPF_E_NO_MEMORY, "no memory for %d shards", more);
+        }
+        if (c->num_shards > 0) {
+            memcpy(moved, c->shards, (size_t)c->num_shards * sizeof *moved);
+        }
+        epf_free(c->shards);
+        c->shards = moved;
+        c->max_shards = more;
+    }
+    copy = epf_alloc(size, 1);
+    if (copy == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "no memory for a shard's name");
+    }
+    memcpy(copy, name, size);
+    c->shards[c->num_shards++].name = copy;
+    return EPF_OK;
+}
+
 /* The number of the shard named r->text, which is added when new. */
 static epf_status shard_of(index_reader *r, epf_json_span value, uint32_t *number)
 {
@@ -109,8 +138,8 @@ static epf_status shard_of(index_reader *r, epf_json_span value, uint32_t *numbe
     if (c->num_shards == MAX_SHARDS) {
         return shard_error(r, value, "is one too many: at most 4096 shards");
     }
-    memcpy(c->shards[c->num_shards].name, r->text, strlen(r->text) + 1);
-    *number = r->last = (uint32_t)c->num_shards++;
+    EPF_TRY(add_shard(c, r->text));
+    *number = r->last = (uint32_t)(c->num_shards - 1);
     return EPF_OK;
 }
 
@@ -140,6 +169,7 @@ static epf_status read_pair(index_reader *r, epf_json_span key, epf_json_span va
     size_t length;
     EPF_TRY(epf_json_string(&r->source, key, r->text, &length));
     tensor->name = r->num_names;
+    tensor->json = (uint32_t)epf_json_offset(&r->source, key.text);
     memcpy(c->names + r->num_names, r->text, length + 1);
     r->num_names += (uint32_t)length + 1;
     EPF_TRY(epf_json_string(&r->source, value, r->text, &length));
@@ -151,7 +181,10 @@ static epf_status read_pair(index_reader *r, epf_json_span key, epf_json_span va
 static int compare_tensors(const void *a, const void *b, void *names)
 {
     const char *text = names;
-    return strcmp(text + ((const located *)a)->name, text + ((const located *)b)->name);
+    const located *const left = a;
+    const located *const right = b;
+    const int order = strcmp(text + left->name, text + right->name);
+    return order != 0 ? order : (left->json > right->json) - (left->json < right->json);
 }
 
 static epf_status sort_tensors(epf_checkpoint *c, const char *file)
@@ -160,9 +193,10 @@ static epf_status sort_tensors(epf_checkpoint *c, const char *file)
     qsort_r(c->tensors, c->count, sizeof c->tensors[0], compare_tensors, c->names);
     for (uint32_t i = 1; i < c->count; i++) {
         const char *name = c->names + c->tensors[i].name;
-        if (compare_tensors(&c->tensors[i - 1], &c->tensors[i], c->names) == 0) {
-            return EPF_FAIL(EPF_E_FORMAT, "%s: weight_map names tensor '%s' twice", file,
-                            epf_printable(name, strlen(name), text));
+        if (strcmp(c->names + c->tensors[i - 1].name, name) == 0) {
+            return EPF_FAIL(EPF_E_FORMAT,
+                            "%s: byte %" PRIu32 ": weight_map names tensor '%s' twice", file,
+                            c->tensors[i].json, epf_printable(name, strlen(name), text));
         }
     }
     return EPF_OK;
@@ -183,8 +217,7 @@ static epf_status read_map(index_reader *r, epf_json_span map)
     EPF_TRY(measure_map(&r->source, map, &count, &name_bytes));
     c->tensors = epf_alloc(count, sizeof c->tensors[0]);
     c->names = epf_alloc(name_bytes, 1);
-    c->shards = epf_alloc(count < MAX_SHARDS ? count : MAX_SHARDS, sizeof c->shards[0]);
-    if (c->tensors == NULL || c->names == NULL || c->shards == NULL) {
+    if (c->tensors == NULL || c->names == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for %" PRIu64 " tensors", r->source.file,
                         count);
     }
@@ -286,13 +319,7 @@ static epf_status open_weights(epf_checkpoint *c)
     exists = access(path, F_OK) == 0;
     epf_free(path);
     if (exists) {
-        c->shards = epf_alloc(1, sizeof c->shards[0]);
-        if (c->shards == NULL) {
-            return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for its table", c->folder);
-        }
-        (void)snprintf(c->shards[0].name, sizeof c->shards[0].name, "%s", single_name);
-        c->num_shards = 1;
-        return EPF_OK;
+        return add_shard(c, single_name);
     }
     EPF_TRY(join(c->folder, index_name, &path));
     if (access(path, F_OK) == 0) {
@@ -347,6 +374,7 @@ void epf_checkpoint_close(epf_checkpoint *checkpoint)
     }
     for (int32_t i = 0; i < checkpoint->num_shards; i++) {
         epf_safetensors_close(checkpoint->shards[i].file);
+        epf_free(checkpoint->shards[i].name);
     }
     epf_free(checkpoint->shards);
     epf_free(checkpoint->tensors);
