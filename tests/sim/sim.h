@@ -19,7 +19,7 @@
 
 #include "support/epf_rng.h"
 
-enum { SIM_MAX_RANKS = 8, SIM_NO_RANK = -1, SIM_TEXT = 512 };
+enum { SIM_MAX_RANKS = 8, SIM_MAX_FAULTS = 3, SIM_NO_RANK = -1, SIM_TEXT = 512 };
 
 typedef enum sim_policy {
     SIM_POLICY_UNIFORM,   /* anybody, at every step                                         */
@@ -31,15 +31,16 @@ typedef enum sim_policy {
 
 typedef enum sim_fault_kind {
     SIM_FAULT_NONE,
-    SIM_FAULT_KILL,  /* the rank never runs again                                          */
-    SIM_FAULT_STALL, /* the rank stands still for duration_ns                              */
-    SIM_FAULT_MEMORY /* one allocation of the rank fails                                   */
+    SIM_FAULT_KILL,   /* the rank never runs again                                          */
+    SIM_FAULT_STALL,  /* the rank stands still for duration_ns                              */
+    SIM_FAULT_MEMORY, /* one allocation of the rank fails                                  */
+    SIM_NUM_FAULT_KINDS
 } sim_fault_kind;
 
 typedef struct sim_fault {
     sim_fault_kind kind;
     int32_t rank;
-    uint64_t at; /* the rank's step, or allocation, that it happens at; counts from 1     */
+    uint64_t at; /* the rank's step, or allocation, since the fault before; counts from 1 */
     uint64_t duration_ns;
 } sim_fault;
 
@@ -51,8 +52,9 @@ typedef struct sim_config {
     uint64_t step_ns;      /* virtual time of an access                                      */
     uint64_t max_delay_ns; /* a store is visible after at most this; 0: at once              */
     uint64_t max_steps;    /* more: the run hangs                                            */
-    sim_fault fault;
-    void (*on_kill)(int32_t rank); /* runs in a fiber of its own                             */
+    int32_t num_faults;
+    sim_fault faults[SIM_MAX_FAULTS]; /* one after the other            */
+    void (*on_kill)(int32_t rank);    /* runs in a fiber of its own                             */
     bool trace;
 } sim_config;
 
@@ -61,6 +63,7 @@ typedef struct sim_result {
     bool failed;
     char text[SIM_TEXT];
     uint64_t steps, switches, now_ns;
+    uint64_t num_faults[SIM_NUM_FAULT_KINDS]; /* that happened */
 } sim_result;
 
 void sim_begin(const sim_config *config);
@@ -77,12 +80,14 @@ void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t sim_now(void);
 uint64_t sim_num_steps(void);
 bool sim_is_dead(int32_t rank);
-/* When the fault happened; 0: not yet. */
+/* The fault that has happened, until its consequences are over; NULL: none. */
+const sim_fault *sim_fault_now(void);
 uint64_t sim_fault_time(void);
-/* Waits until all ranks that live are here; the largest `value` that any of them brought. */
+/* Waits until all ranks that live are here; the same on all of them: SIM_MEET_DEAD if one had died by then, else
+ * the largest `value` that any brought.  0 says that the last fault has no consequences any more: the next
+ * may happen. */
+enum { SIM_MEET_DEAD = 100 };
 int32_t sim_meet(int32_t value);
-/* The fault of this run is not to happen any more. */
-void sim_disarm(void);
 
 /* A line in the trace. */
 void sim_note(const char *text, int32_t status);

@@ -72,11 +72,11 @@ static bool has_bad_id(const sim_plan *p, const plan_call *call)
 static bool is_excused(const run_rank *k, epf_status st)
 {
     const sim_plan *const p = k->plan;
-    const sim_fault *const f = &p->config.fault;
+    const sim_fault *const f = sim_fault_now();
     if (odd_begun && st == EPF_E_INVALID) {
         return true;
     }
-    if (sim_fault_time() == 0) {
+    if (f == NULL) {
         return false;
     }
     switch (f->kind) {
@@ -97,10 +97,10 @@ static bool is_excused(const run_rank *k, epf_status st)
 /* The time by which a call that began at start_ns is over, whatever happened. */
 static uint64_t latest_end(const run_rank *k, uint64_t start_ns)
 {
-    const sim_fault *const f = &k->plan->config.fault;
+    const sim_fault *const f = sim_fault_now();
     const uint64_t timeout_ns = k->plan->timeout_ns;
     uint64_t from = sim_fault_time() > start_ns ? sim_fault_time() : start_ns;
-    if (sim_fault_time() == 0) {
+    if (f == NULL) {
         return UINT64_MAX;
     }
     if (f->kind != SIM_FAULT_STALL) {

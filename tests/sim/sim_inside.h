@@ -77,8 +77,9 @@ typedef struct sim_world {
     bool is_active;
     uint64_t now_ns, steps, switches;
     uint64_t next_due_ns; /* no store is due before */
-    uint64_t fault_ns;
-    sim_fiber *current; /* NULL: not in a fiber */
+    int32_t fault_index;  /* of the fault that is next, or has happened */
+    uint64_t fault_ns;    /* when it happened; 0: not yet               */
+    sim_fiber *current;   /* NULL: not in a fiber */
     sim_fiber *fibers[MAX_FIBERS];
     int32_t num_fibers;
     int32_t num_mains; /* that still run */
@@ -86,6 +87,7 @@ typedef struct sim_world {
     uint32_t meet_mask; /* bit r: rank r is at the meeting */
     int32_t meet_value, meet_result;
     uint64_t meet_round;
+    uint64_t num_faults[SIM_NUM_FAULT_KINDS]; /* that happened */
     sim_result *result;
 } sim_world;
 
@@ -106,6 +108,11 @@ void sim_wake(const void *on, bool all);
 void sim_commit_all(sim_fiber *fiber);
 /* Stores that are due become visible. */
 void sim_commit_due(void);
+
+/* The fault that is next, or has happened; NULL: no more. */
+const sim_fault *sim_fault_next(void);
+/* It happens now. */
+void sim_fault_happens(void);
 
 void sim_trace(sim_event_kind kind, const void *address, uint64_t value, int order);
 

@@ -61,13 +61,13 @@ static void give_back(void *memory)
 /* Counts the rank's allocations; true for the one that is to fail. */
 static bool must_fail(void)
 {
-    const sim_fault *const f = &sim.config.fault;
-    if (sim.current == NULL || f->kind != SIM_FAULT_MEMORY || sim.current->rank != f->rank ||
-        sim.fault_ns != 0 || ++sim.ranks[f->rank].allocations < f->at) {
+    const sim_fault *const f = sim_fault_next();
+    if (sim.current == NULL || f == NULL || f->kind != SIM_FAULT_MEMORY ||
+        sim.current->rank != f->rank || sim.fault_ns != 0 ||
+        ++sim.ranks[f->rank].allocations < f->at) {
         return false;
     }
-    sim.fault_ns = sim.now_ns;
-    sim_trace(SIM_EVENT_FAULT, NULL, 0, 0);
+    sim_fault_happens();
     return true;
 }
 

@@ -199,25 +199,33 @@ static void random_calls(sim_plan *p, epf_rng *rng)
     }
 }
 
-static void random_fault(sim_plan *p, epf_rng *rng)
+static sim_fault random_fault(const sim_plan *p, epf_rng *rng)
 {
-    sim_fault *const f = &p->config.fault;
-    f->rank = epf_rng_below(rng, p->config.num_ranks);
-    f->at = 1 + ((uint64_t)epf_rng_next(rng) >> 52 >> epf_rng_below(rng, 12));
-    switch (epf_rng_below(rng, 8)) {
+    sim_fault f = {.kind = SIM_FAULT_STALL, .rank = epf_rng_below(rng, p->config.num_ranks)};
+    f.at = 1 + ((uint64_t)epf_rng_next(rng) >> 52 >> epf_rng_below(rng, 12));
+    switch (epf_rng_below(rng, 3)) {
     case 0:
-        f->kind = SIM_FAULT_KILL;
+        f.kind = SIM_FAULT_KILL;
         break;
-    case 1:
-        f->kind = SIM_FAULT_STALL;
-        f->duration_ns = (uint64_t)(epf_rng_uniform(rng) * 0.5 * (double)p->timeout_ns);
-        break;
-    case 2:
-        f->kind = SIM_FAULT_STALL;
-        f->duration_ns = (uint64_t)((1 + 4 * epf_rng_uniform(rng)) * (double)p->timeout_ns);
+    case 1: /* shorter than the timeout */
+        f.duration_ns = (uint64_t)(epf_rng_uniform(rng) * 0.5 * (double)p->timeout_ns);
         break;
     default:
-        f->kind = SIM_FAULT_NONE;
+        f.duration_ns = (uint64_t)((1 + 4 * epf_rng_uniform(rng)) * (double)p->timeout_ns);
+    }
+    return f;
+}
+
+/* Half of the runs have none; nothing comes after a death. */
+static void random_faults(sim_plan *p, epf_rng *rng)
+{
+    sim_config *const c = &p->config;
+    const int32_t wanted = PICK(rng, 0, 0, 0, 1, 2, 3);
+    while (c->num_faults < wanted) {
+        c->faults[c->num_faults] = random_fault(p, rng);
+        if (c->faults[c->num_faults++].kind == SIM_FAULT_KILL) {
+            break;
+        }
     }
 }
 
@@ -243,7 +251,7 @@ bool plan_make(sim_plan *p, uint64_t seed)
     random_problem(p, &rng, routing_name(&rng), 1 + seed % 1000);
     p->config.num_ranks = epf_problem_of(p->problem).num_ranks;
     random_scheduling(p, &rng);
-    random_fault(p, &rng);
+    random_faults(p, &rng);
     p->knobs[0] = random_knobs(p, &rng);
     p->num_cases = PICK(&rng, 1, 2, 3);
     for (int32_t c = 0; c < p->num_cases; c++) {
@@ -278,13 +286,15 @@ void plan_print(const sim_plan *p)
     static const char *const policies[] = {"uniform", "sticky", "priority", "slow rank"};
     static const char *const faults[] = {"no fault", "kill", "stall", "allocation fails"};
     const op_knobs *const k = &p->knobs[0];
-    const sim_fault *const f = &p->config.fault;
     printf("seed %llu: %s\n", (unsigned long long)p->seed, p->problem);
     printf("  %s, %llu ns a step, stores up to %llu ns late, first epoch %x\n",
            policies[p->config.policy], (unsigned long long)p->config.step_ns,
            (unsigned long long)p->config.max_delay_ns, p->first_epoch);
-    printf("  %s: rank %d at %llu for %llu ns\n", faults[f->kind], f->rank,
-           (unsigned long long)f->at, (unsigned long long)f->duration_ns);
+    for (int32_t i = 0; i < p->config.num_faults; i++) {
+        const sim_fault *const f = &p->config.faults[i];
+        printf("  %s: rank %d at %llu for %llu ns\n", faults[f->kind], f->rank,
+               (unsigned long long)f->at, (unsigned long long)f->duration_ns);
+    }
     printf("  %d workers, dispatch %d + %d, combine %d + %d, %d sets%s%s\n", k->num_workers,
            k->optional_sm, k->num_tail_sms, k->combine_sm, k->num_reduce_sms, k->num_buffers,
            k->own_outputs ? ", own outputs" : "", p->is_layer ? ", swiglu" : "");

@@ -70,36 +70,32 @@ void op_close_group(op_case *c, epf_group *group)
 
 /* ---- a rank ---- */
 
-static bool anybody_dead(void)
-{
-    return plan.config.fault.kind == SIM_FAULT_KILL && sim_fault_time() != 0;
-}
-
 /* After an episode: together, reset if any rank had an error.  False: the run is over. */
 static bool recover(run_rank *k, epf_status st)
 {
     int32_t worst = sim_meet(st != EPF_OK ? 1 : 0);
-    for (int32_t i = 0; i < MAX_RESETS && worst != 0; i++) {
+    for (int32_t i = 0; (i < MAX_RESETS || worst == SIM_MEET_DEAD) && worst != 0; i++) {
         st = rank_reset(k);
-        if (st == EPF_OK) {
-            num_resets++;
+        if (worst == SIM_MEET_DEAD && st != EPF_E_PEER) {
+            sim_fail("rank %d: a reset with a dead rank gave status %d", k->rank.rank, (int)st);
+        }
+        num_resets += st == EPF_OK ? 1 : 0;
+        if (worst == SIM_MEET_DEAD) {
+            return false;
         }
         worst = sim_meet(st != EPF_OK ? 1 : 0);
-        if (anybody_dead()) {
-            return false; /* nobody comes back; that reset says so in time is checked */
-        }
     }
     if (worst != 0) {
         sim_fail("rank %d: %d resets did not help", k->rank.rank, (int)MAX_RESETS);
     }
-    return !anybody_dead();
+    return true;
 }
 
 static void *rank_main(void *argument)
 {
     run_rank *const k = argument;
     epf_status st = rank_open(k);
-    if (st != EPF_OK && sim_fault_time() == 0) {
+    if (st != EPF_OK && sim_fault_now() == NULL) {
         sim_fail("rank %d: create: status %d: %s", k->rank.rank, (int)st, epf_last_error());
     }
     if (sim_meet(st != EPF_OK ? 1 : 0) == 0) {
@@ -241,14 +237,15 @@ static void add_totals(run_totals *t, const sim_result *result)
     for (int32_t r = 0; r < plan.config.num_ranks; r++) {
         t->calls += ranks[r].num_calls;
     }
-    if (sim_fault_time() != 0) {
-        t->faults[plan.config.fault.kind]++;
+    for (int32_t i = 0; i < SIM_NUM_FAULT_KINDS; i++) {
+        t->faults[i] += result->num_faults[i];
     }
 }
 
 bool run_seed(uint64_t seed, const run_options *options, run_totals *totals)
 {
     sim_result result;
+    bool is_whole;
     if (!plan_make(&plan, seed)) {
         totals->passed++;
         return true;
@@ -269,8 +266,9 @@ bool run_seed(uint64_t seed, const run_options *options, run_totals *totals)
     if (options->verbose && (result.failed || options->trace_length > 0)) {
         sim_print_trace(name_address, options->trace_length > 0 ? options->trace_length : 60);
     }
-    clean_up(!result.failed && !anybody_dead());
-    sim_end(&result, !anybody_dead());
+    is_whole = result.num_faults[SIM_FAULT_KILL] == 0;
+    clean_up(!result.failed && is_whole);
+    sim_end(&result, is_whole);
     add_totals(totals, &result);
     if (result.failed) {
         printf("seed %llu: %s\n", (unsigned long long)seed, result.text);

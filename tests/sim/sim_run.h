@@ -14,7 +14,7 @@ typedef struct run_options {
 /* What many runs have come to. */
 typedef struct run_totals {
     uint64_t passed, failed, steps, switches, calls, resets;
-    uint64_t faults[4]; /* that happened, by sim_fault_kind */
+    uint64_t faults[SIM_NUM_FAULT_KINDS]; /* that happened */
 } run_totals;
 
 /* False if the run failed; it has printed why. */

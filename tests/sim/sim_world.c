@@ -190,6 +190,19 @@ static void run_next(void)
 
 /* ---- faults ---- */
 
+const sim_fault *sim_fault_next(void)
+{
+    return sim.fault_index < sim.config.num_faults ? &sim.config.faults[sim.fault_index] : NULL;
+}
+
+void sim_fault_happens(void)
+{
+    const sim_fault *const f = sim_fault_next();
+    sim.fault_ns = sim.now_ns;
+    sim.num_faults[f->kind]++;
+    sim_trace(SIM_EVENT_FAULT, NULL, f->duration_ns, (int)f->kind);
+}
+
 static bool holds_mutex(int32_t rank)
 {
     for (int32_t i = 0; i < sim.num_fibers; i++) {
@@ -222,14 +235,13 @@ static void kill_rank(int32_t rank)
 /* A process has no lock that its death would leave closed: not while one is held. */
 static void maybe_fault(void)
 {
-    const sim_fault *const f = &sim.config.fault;
-    const bool is_step = f->kind == SIM_FAULT_KILL || f->kind == SIM_FAULT_STALL;
+    const sim_fault *const f = sim_fault_next();
+    const bool is_step = f != NULL && (f->kind == SIM_FAULT_KILL || f->kind == SIM_FAULT_STALL);
     if (!is_step || sim.fault_ns != 0 || sim.current->rank != f->rank ||
         ++sim.ranks[f->rank].steps < f->at || holds_mutex(f->rank)) {
         return;
     }
-    sim.fault_ns = sim.now_ns;
-    sim_trace(SIM_EVENT_FAULT, NULL, f->duration_ns, 0);
+    sim_fault_happens();
     if (f->kind == SIM_FAULT_STALL) {
         sim.ranks[f->rank].stalled_until_ns = sim.now_ns + f->duration_ns;
         return;
@@ -405,6 +417,7 @@ void sim_run(sim_result *result)
     result->steps = sim.steps;
     result->switches = sim.switches;
     result->now_ns = sim.now_ns;
+    memcpy(result->num_faults, sim.num_faults, sizeof result->num_faults);
 }
 
 void sim_end(sim_result *result, bool leaks_fail)
@@ -451,10 +464,23 @@ uint64_t sim_fault_time(void)
     return sim.fault_ns;
 }
 
-void sim_disarm(void)
+const sim_fault *sim_fault_now(void)
 {
-    if (sim.fault_ns == 0) {
-        sim.config.fault.kind = SIM_FAULT_NONE;
+    return sim.fault_ns == 0 ? NULL : sim_fault_next();
+}
+
+/* After a fault without consequences any more. */
+static void settle(void)
+{
+    const sim_fault *const f = sim_fault_now();
+    if (f == NULL || f->kind == SIM_FAULT_KILL) {
+        return;
+    }
+    sim.fault_index++;
+    sim.fault_ns = 0;
+    for (int32_t r = 0; r < SIM_MAX_RANKS; r++) {
+        sim.ranks[r].steps = 0;
+        sim.ranks[r].allocations = 0;
     }
 }
 
@@ -470,6 +496,15 @@ static uint32_t present(void)
     return mask;
 }
 
+static bool anybody_dead(void)
+{
+    bool dead = false;
+    for (int32_t r = 0; r < sim.config.num_ranks; r++) {
+        dead = dead || sim.ranks[r].is_dead;
+    }
+    return dead;
+}
+
 int32_t sim_meet(int32_t value)
 {
     const uint64_t round = sim.meet_round;
@@ -479,8 +514,11 @@ int32_t sim_meet(int32_t value)
     while (sim.meet_round == round) {
         if ((present() & ~sim.meet_mask) == 0) {
             sim.meet_mask = 0;
-            sim.meet_result = sim.meet_value;
+            sim.meet_result = anybody_dead() ? SIM_MEET_DEAD : sim.meet_value;
             sim.meet_round++;
+            if (sim.meet_result == 0) {
+                settle();
+            }
             sim_wake(&sim.meet_round, true);
             break;
         }
