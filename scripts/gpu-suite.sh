@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# Runs what needs a GPU from a folder that was built elsewhere: nothing is compiled here.
+#
+#   gpu-suite.sh pack BUILD ARCHIVE.tar.xz     on the machine that built: programs, libraries, list of tests
+#   gpu-suite.sh BUILD|ARCHIVE [STAGE...]      on the GPU machine; stages, default "tests mps":
+#
+#     tests       every program that CTest labels gpu             EPFUSE_SUITE_ONLY=REGEX: these only
+#     mps         ranks as processes, under an MPS daemon of this script
+#     sanitizers  compute-sanitizer memcheck, racecheck, synccheck, initcheck on small sizes
+#     crosscheck  bench/cuda/crosscheck.py: the command against transformers
+#     bench       bench/cuda/bench_layer.py: a short run
+#
+# PASS, FAIL or SKIP for each program, a count at the end; exit 1 if anything failed.  Logs and results are
+# under $OUT (default ./gpu-suite).  Each stage has a limit of its own; tests and mps together stay under
+# five minutes.
+set -u
+
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+OUT=${OUT:-$PWD/gpu-suite}
+mkdir -p "$OUT"
+passed=0 failed=0 skipped=0
+
+# One line a test: name, seconds, environment (A=1;B=2), folder, program and arguments, tab between them.
+list_tests() {
+  python3 - "$1" <<'PY'
+import pathlib, re, sys
+build = pathlib.Path(sys.argv[1]).resolve()
+word = re.compile(r'\[=*\[(.*?)\]=*\]|"((?:[^"\\]|\\.)*)"|([^\s()"]+)', re.S)
+for file in sorted(build.glob("tests/*/CTestTestfile.cmake")):
+    commands, properties = {}, {}
+    for call in re.finditer(r'^(add_test|set_tests_properties)\((.*?)\)\s*$', file.read_text(), re.S | re.M):
+        words = ["".join(parts) for parts in word.findall(call[2])]
+        if call[1] == "add_test":
+            commands[words[0]] = words[1:]
+        elif "PROPERTIES" in words:
+            pairs = words[words.index("PROPERTIES") + 1:]
+            properties.setdefault(words[0], {}).update(zip(pairs[::2], pairs[1::2]))
+    for name, command in commands.items():
+        facts = properties.get(name, {})
+        if "gpu" in facts.get("LABELS", "").split(";"):
+            program = file.parent / pathlib.Path(command[0]).name
+            print(name, facts.get("TIMEOUT", "300"), facts.get("ENVIRONMENT", "-"), file.parent,
+                  " ".join([str(program), *command[1:]]), sep="\t")
+PY
+}
+
+pack() {
+  local build=$1 archive=$2 stage
+  stage=$(mktemp -d)
+  while IFS=$'\t' read -r _ _ _ folder command; do
+    local to=$stage/tests/${folder##*/}
+    mkdir -p "$to"
+    cp -u "${command%% *}" "$to/" || return 1
+    cp -u "$folder/CTestTestfile.cmake" "$to/"
+  done < <(list_tests "$build")
+  mkdir -p "$stage/bin" "$stage/lib"
+  cp "$build/bin/epfuse" "$stage/bin/" || return 1
+  find "$build" -maxdepth 2 -name 'libepfuse.so*' -exec cp -P {} "$stage/lib/" \;
+  # What the programs link beside the system's own libraries.
+  ldd "$stage"/tests/*/test_* "$stage/bin/epfuse" 2>/dev/null |
+    awk '/(dnnl|xsmm|jansson|gomp|blas|gfortran|quadmath|numa)[^ ]* => \// {print $3}' | sort -u |
+    xargs -r -I{} cp -L {} "$stage/lib/"
+  find "$stage" -type f -perm -u+x -exec strip {} + 2>/dev/null
+  tar -C "$stage" -cf - . | xz -T2 --lzma2=preset=3,dict=256MiB > "$archive"
+  rm -rf "$stage"
+  ls -l "$archive"
+}
+
+say() { # RESULT NAME SECONDS [reason]
+  printf '%-4s %-32s %4s s  %s\n' "$1" "$2" "$3" "${4:-}" | tee -a "$OUT/summary.txt"
+  case $1 in PASS) passed=$((passed + 1)) ;; FAIL) failed=$((failed + 1)) ;; *) skipped=$((skipped + 1)) ;; esac
+}
+
+# NAME LIMIT COMMAND...: one program, its output in $OUT/NAME.log.
+one() {
+  local name=$1 limit=$2 log begin rc why
+  shift 2
+  log=$OUT/$name.log begin=$SECONDS
+  timeout -k 10 "$limit" "$@" > "$log" 2>&1
+  rc=$?
+  why=$(tail -n 1 "$log" | cut -c1-150)
+  case $rc in
+    0) say PASS "$name" $((SECONDS - begin)) "$why" ;;
+    77) say SKIP "$name" $((SECONDS - begin)) "$why" ;;
+    124 | 137) say FAIL "$name" $((SECONDS - begin)) "no end within $limit s" ;;
+    *) say FAIL "$name" $((SECONDS - begin)) "exit $rc: $(grep -m1 -E '[a-z]:[0-9]+: ' "$log" | cut -c1-300)" ;;
+  esac
+}
+
+# PATTERN LIMIT [PREFIX]: tests whose names match, all of them within LIMIT seconds.
+run_tests() {
+  local end=$((SECONDS + $2)) left
+  while IFS=$'\t' read -r name limit environment _ command <&3; do
+    [[ $name =~ $1 ]] || continue
+    left=$((end - SECONDS))
+    if ((left <= 0)); then
+      say FAIL "${3:-}$name" 0 "the stage's time was up"
+      continue
+    fi
+    [ "$environment" = - ] && environment=
+    # shellcheck disable=SC2086  # the list holds words
+    one "${3:-}$name" $((limit < left ? limit : left)) env ${environment//;/ } $command
+  done 3< <(list_tests "$BUILD")
+}
+
+stage_tests() {
+  run_tests "${EPFUSE_SUITE_ONLY:-.}" 210
+}
+
+stage_mps() {
+  if ! command -v nvidia-cuda-mps-control > /dev/null; then
+    say SKIP mps 0 "no nvidia-cuda-mps-control"
+    return
+  fi
+  CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d /tmp/epfuse-mps.XXXXXX)
+  CUDA_MPS_LOG_DIRECTORY=$CUDA_MPS_PIPE_DIRECTORY
+  export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+  if timeout 20 nvidia-cuda-mps-control -d > "$OUT/mps.log" 2>&1; then
+    run_tests 'processes|memory_cuda' 70 mps.
+    echo quit | timeout 30 nvidia-cuda-mps-control >> "$OUT/mps.log" 2>&1
+    cp "$CUDA_MPS_LOG_DIRECTORY"/*.log "$OUT/" 2> /dev/null
+  else
+    say SKIP mps 0 "the daemon does not start: $(tail -n 1 "$OUT/mps.log")"
+  fi
+  rm -rf "$CUDA_MPS_PIPE_DIRECTORY"
+  unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+}
+
+# Each tensor is an allocation of its own here, so that a read past its end is found.
+stage_sanitizers() {
+  local tool problem number end=$((SECONDS + 480))
+  local zoo=$BUILD/tests/op/test_op_zoo
+  if ! command -v compute-sanitizer > /dev/null; then
+    say SKIP sanitizers 0 "no compute-sanitizer"
+    return
+  fi
+  for tool in memcheck synccheck initcheck racecheck; do
+    number=0
+    for problem in W1E4K2T40H72N64/zipf/seed1 W1E4K2T150H64N72/duplicates/seed2/fuse_scatter \
+      W2E4K2T40H64N64/zipf/seed3 W2E4K2T40H64N64/some_dropped/seed4/fuse_scatter; do
+      number=$((number + 1))
+      if ((SECONDS >= end)); then
+        say FAIL "$tool.$number" 0 "the stage's time was up"
+        continue
+      fi
+      one "$tool.$number" 110 env EPFUSE_TEST_BACKEND=cuda EPFUSE_TEST_DEVICE_MALLOC=1 \
+        compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$zoo" threads "$problem"
+    done
+  done
+}
+
+stage_crosscheck() {
+  one crosscheck 280 python3 "$ROOT/bench/cuda/crosscheck.py" --epfuse "$BUILD/bin/epfuse" \
+    --out "$OUT/crosscheck.jsonl"
+  cat "$OUT/crosscheck.log"
+}
+
+stage_bench() {
+  # shellcheck disable=SC2086  # options are words
+  one bench 480 python3 "$ROOT/bench/cuda/bench_layer.py" "$LIBRARY" --out "$OUT/layer.jsonl" \
+    ${EPFUSE_BENCH_OPTIONS:-}
+  cat "$OUT/bench.log"
+}
+
+if [ "${1:-}" = pack ]; then
+  pack "$2" "$3"
+  exit
+fi
+[ $# -ge 1 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2; }
+BUILD=$1
+shift
+if [ -f "$BUILD" ]; then # an archive
+  unpacked=$(mktemp -d /tmp/epfuse-suite.XXXXXX)
+  tar -C "$unpacked" -xJf "$BUILD" || exit 2
+  BUILD=$unpacked
+fi
+BUILD=$(cd "$BUILD" && pwd)
+LIBRARY=$(find "$BUILD" -maxdepth 2 -name libepfuse.so | head -n 1)
+export LD_LIBRARY_PATH=$BUILD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+: > "$OUT/summary.txt"
+[ $# -gt 0 ] || set -- tests mps
+for stage in "$@"; do
+  case $stage in
+    tests | mps | sanitizers | crosscheck | bench) "stage_$stage" ;;
+    *) echo "gpu-suite.sh: no stage $stage"; exit 2 ;;
+  esac
+done
+echo "passed $passed, failed $failed, skipped $skipped" | tee -a "$OUT/summary.txt"
+[ "$failed" -eq 0 ]
