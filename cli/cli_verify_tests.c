@@ -1,7 +1,8 @@
 /* cli_verify_tests.c: promises that test programs of the build tree show, run through CTest. */
-#include <stdlib.h>
+#include <errno.h>
+#include <signal.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/time.h>
 
 #include "base/epf_clock.h"
 #include "cli_verify.h"
@@ -15,6 +16,7 @@ typedef struct tally {
     char skipped[NAME_BYTES]; /* the first */
     char said[LINE_BYTES];    /* the running program's last line */
     char note[VERIFY_TEXT];   /* what programs said at their end */
+    bool is_cut;              /* the time was over before the end */
 } tally;
 
 /* "  3/12 Test  #30: name ....   Passed    0.51 sec": the name, or false for any other line. */
@@ -79,53 +81,96 @@ static void count_line(tally *t, const char *line)
 }
 
 /* False where the path cannot stand between quotes of the shell. */
-static bool make_command(const verify_promise *p, const verify_run *run, char *command)
+static bool make_command(const verify_promise *p, const verify_run *run, bool nightly,
+                         char *command)
 {
-    const int length = snprintf(
-        command, COMMAND_BYTES,
-        "exec ctest -V --test-dir '%s' -R '%s' %s --timeout %d --no-tests=ignore 2>/dev/null",
-        run->tests_dir, p->tests, run->is_full ? "" : "-LE nightly", LONGEST_TEST_S);
+    const int length =
+        snprintf(command, COMMAND_BYTES,
+                 "exec ctest -V --test-dir '%s' -R '%s' %s nightly --timeout %d --no-tests=ignore "
+                 "2>/dev/null",
+                 run->tests_dir, p->tests, nightly ? "-L" : "-LE", LONGEST_TEST_S);
     return strchr(run->tests_dir, '\'') == NULL && length > 0 && length < COMMAND_BYTES;
 }
 
-static void conclude(const verify_promise *p, verify_run *run, const tally *t, bool is_cut)
+static void conclude(const verify_promise *p, verify_run *run, const tally *t)
 {
     if (t->num_failed > 0) {
         verify_fail(run, "%s failed (%d of them)", t->failed, (int)t->num_failed);
     } else if (t->num_passed == 0 && t->num_skipped > 0) {
         verify_skip(run, "%s and all others were skipped", t->skipped);
-    } else if (t->num_passed == 0 && !is_cut) {
+    } else if (t->num_passed == 0 && !t->is_cut) {
         verify_skip(run, "no test program matches %s in %s", p->tests, run->tests_dir);
     }
     verify_note(run, "%s%s%s%s", t->note, t->num_skipped > 0 ? ", without " : "",
-                t->num_skipped > 0 ? t->skipped : "", is_cut ? ", stopped before the end" : "");
+                t->num_skipped > 0 ? t->skipped : "", t->is_cut ? ", stopped before the end" : "");
+}
+
+/* Only interrupts a read, so that a program without words does not outlast the time given. */
+static void wake(int signal_number)
+{
+    (void)signal_number;
+}
+
+static void wake_every_second(void)
+{
+    const struct itimerval second = {{1, 0}, {1, 0}};
+    struct sigaction action;
+
+    memset(&action, 0, sizeof action);
+    action.sa_handler = wake;
+    (void)sigaction(SIGALRM, &action, NULL);
+    (void)setitimer(ITIMER_REAL, &second, NULL);
+}
+
+/* The next line; false at the end, or when the time is over. */
+static bool next_line(const verify_run *run, FILE *pipe, char *line, bool *is_cut)
+{
+    do {
+        *is_cut = epf_now_ns() >= run->deadline_ns;
+        errno = 0;
+        if (!*is_cut && fgets(line, LINE_BYTES, pipe) != NULL) {
+            return true;
+        }
+        clearerr(pipe);
+    } while (errno == EINTR && !*is_cut);
+    return false;
+}
+
+/* False where CTest cannot be run. */
+static bool run_ctest(const verify_promise *p, verify_run *run, bool nightly, tally *t)
+{
+    char command[COMMAND_BYTES];
+    char line[LINE_BYTES];
+    FILE *pipe;
+
+    if (!make_command(p, run, nightly, command) || (pipe = popen(command, "r")) == NULL) {
+        return false;
+    }
+    while (next_line(run, pipe, line, &t->is_cut)) {
+        const uint64_t before = t->num_passed;
+        count_line(t, line);
+        verify_done(run, t->num_passed - before);
+        verify_beat(run);
+    }
+    if (!t->is_cut) {
+        (void)pclose(pipe);
+    } /* else CTest ends with this process's group */
+    return true;
 }
 
 void verify_tests(const verify_promise *p, verify_run *run)
 {
-    char command[COMMAND_BYTES];
-    char line[LINE_BYTES];
     tally t = {.num_passed = 0};
-    bool is_cut = false;
-    FILE *pipe;
 
     if (run->tests_dir == NULL) {
         verify_skip(run, "no build tree with test programs beside the command (--tests-dir)");
         return;
     }
-    if (!make_command(p, run, command) || (pipe = popen(command, "r")) == NULL) {
+    wake_every_second();
+    if (!run_ctest(p, run, false, &t) ||
+        (run->is_full && !t.is_cut && !run_ctest(p, run, true, &t))) {
         verify_skip(run, "ctest cannot be run in %s", run->tests_dir);
         return;
     }
-    while (!is_cut && fgets(line, sizeof line, pipe) != NULL) {
-        const uint64_t before = t.num_passed;
-        count_line(&t, line);
-        verify_done(run, t.num_passed - before);
-        verify_beat(run);
-        is_cut = epf_now_ns() >= run->deadline_ns;
-    }
-    if (!is_cut) {
-        (void)pclose(pipe);
-    } /* else CTest ends with this process's group */
-    conclude(p, run, &t, is_cut);
+    conclude(p, run, &t);
 }

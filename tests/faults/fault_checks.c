@@ -11,7 +11,7 @@
 #include "op_case.h"
 #include "support/epf_check.h"
 
-#define CHECKS_PROBLEM "W1E8K2T128H512N512M64/uniform/seed7"
+#define CHECKS_PROBLEM "W1E8K2T256H1024N1024M64/uniform/seed7"
 
 enum { MOST_PERCENT = 1, MOST_PAIRS = 100000 };
 
@@ -21,38 +21,43 @@ typedef struct timing {
     uint64_t *layer_ns, *refused_ns;
 } timing;
 
-static bool run_layer(op_rank *r)
-{
-    const epf_dispatch_group_gemm_args dispatch = op_dispatch_args(r);
-    const epf_group_gemm_combine_args combine = op_combine_args(r);
-    epf_preprocess_args args;
+/* The arguments of a layer's three calls. */
+typedef struct calls {
+    epf_preprocess_args preprocess;
+    epf_dispatch_group_gemm_args dispatch;
+    epf_group_gemm_combine_args combine;
+} calls;
 
-    RANK_OK(r->rank, epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
-    RANK_OK(r->rank, epf_preprocess(r->op, &args, &r->layout));
-    RANK_OK(r->rank, epf_dispatch_group_gemm(r->op, &dispatch, NULL));
-    RANK_OK(r->rank, epf_group_gemm_combine(r->op, &combine, NULL));
+static bool run_layer(op_rank *r, const calls *c, uint64_t *ns)
+{
+    const uint64_t begin_ns = epf_now_ns();
+
+    RANK_OK(r->rank, epf_preprocess(r->op, &c->preprocess, &r->layout));
+    RANK_OK(r->rank, epf_dispatch_group_gemm(r->op, &c->dispatch, NULL));
+    RANK_OK(r->rank, epf_group_gemm_combine(r->op, &c->combine, NULL));
+    *ns = epf_now_ns() - begin_ns;
     return true;
 }
 
-/* The last argument that each call looks at has a column too many. */
-static bool run_refused(op_rank *r)
+static bool run_refused(op_rank *r, const calls *c, uint64_t *ns)
 {
-    epf_dispatch_group_gemm_args dispatch = op_dispatch_args(r);
-    epf_group_gemm_combine_args combine = op_combine_args(r);
-    epf_preprocess_args args;
+    const uint64_t begin_ns = epf_now_ns();
 
-    dispatch.gemm_output_data.shape[1]++;
-    combine.combine_output.shape[1]++;
-    RANK_OK(r->rank, epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
-    args.local_scatter_indices = r->ids.tensor;
-    args.local_scatter_indices.shape[0]++;
-    RANK_STATUS(r->rank, EPF_E_INVALID, epf_dispatch_group_gemm(r->op, &dispatch, NULL));
-    RANK_STATUS(r->rank, EPF_E_INVALID, epf_group_gemm_combine(r->op, &combine, NULL));
-    /* into the layout that is filled again by the next layer: none is made and thrown away */
-    RANK_STATUS(r->rank, EPF_E_INVALID, epf_preprocess(r->op, &args, &r->layout));
+    RANK_STATUS(r->rank, EPF_E_INVALID, epf_dispatch_group_gemm(r->op, &c->dispatch, NULL));
+    RANK_STATUS(r->rank, EPF_E_INVALID, epf_group_gemm_combine(r->op, &c->combine, NULL));
+    /* last: it leaves the layout unfilled */
+    RANK_STATUS(r->rank, EPF_E_INVALID, epf_preprocess(r->op, &c->preprocess, &r->layout));
+    *ns = epf_now_ns() - begin_ns;
     return true;
+}
+
+/* The last argument that each call looks at has a row or column too many. */
+static void spoil(calls *c, const op_rank *r)
+{
+    c->dispatch.gemm_output_data.shape[1]++;
+    c->combine.combine_output.shape[1]++;
+    c->preprocess.local_scatter_indices = r->ids.tensor;
+    c->preprocess.local_scatter_indices.shape[0]++;
 }
 
 static int compare(const void *left, const void *right)
@@ -71,24 +76,25 @@ static double median_us(uint64_t *ns, size_t count)
 
 static bool run_pairs(op_rank *r, timing *t)
 {
+    calls good, bad;
     uint64_t count = 0;
     double layer_us, refused_us;
 
     if (!op_preprocess(r) || !op_dispatch(r) || !op_combine(r)) {
         return false;
     }
+    CHECK_OK(epf_preprocess_args_init(&good.preprocess));
+    good.preprocess.exp_indices = r->ids.tensor;
+    good.dispatch = op_dispatch_args(r);
+    good.combine = op_combine_args(r);
+    bad = good;
+    spoil(&bad, r);
     while (verify_more(t->run) && count < MOST_PAIRS) {
-        const uint64_t begin_ns = epf_now_ns();
-        uint64_t between_ns;
-        if (!run_layer(r)) {
+        if (!run_layer(r, &good, &t->layer_ns[count]) ||
+            !run_refused(r, &bad, &t->refused_ns[count])) {
             return false;
         }
-        between_ns = epf_now_ns();
-        if (!run_refused(r)) {
-            return false;
-        }
-        t->layer_ns[count] = between_ns - begin_ns;
-        t->refused_ns[count++] = epf_now_ns() - between_ns;
+        count++;
         verify_done(t->run, 1);
     }
     RANK_CHECK(r->rank, count > 0, "no time for a single pair");

@@ -32,7 +32,7 @@ typedef struct strike_rank {
     int32_t status;
     int32_t peer;        /* of the record: whom it missed */
     uint64_t error_ns;   /* when its call returned */
-    uint64_t starved_ns; /* of that call: ready, without a core */
+    uint64_t starved_ns; /* of its process until then: ready, without a core */
     char wrong[200];     /* what must not be; "" if nothing */
 } strike_rank;
 

@@ -78,10 +78,8 @@ static void work_until_error(member *m)
 {
     epf_error_record record;
     epf_status st = EPF_OK;
-    uint64_t starved_ns = 0;
 
     for (uint32_t i = 0; st == EPF_OK; i++) {
-        starved_ns = fault_starved_ns();
         fault_rank_draw(&m->layer, &m->own);
         st = fault_rank_layer(&m->layer, i);
         if (st == EPF_OK && fault_rank_check(&m->layer) >= 0) {
@@ -92,7 +90,7 @@ static void work_until_error(member *m)
         }
     }
     m->found->error_ns = epf_now_ns();
-    m->found->starved_ns = fault_starved_ns() - starved_ns;
+    m->found->starved_ns = fault_starved_ns(getpid());
     m->found->status = st;
     m->found->peer = epf_op_poll_error(m->layer.op, &record) == EPF_OK ? -1 : record.peer;
     if (epf_last_error()[0] == '\0') {

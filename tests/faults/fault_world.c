@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -62,13 +61,13 @@ int32_t fault_num_descriptors(void)
     return count_entries("/proc/self/fd") - 1; /* the folder's own */
 }
 
-uint64_t fault_starved_ns(void)
+uint64_t fault_starved_ns(pid_t pid)
 {
     unsigned long long ran = 0, waited = 0;
     char path[64];
     FILE *file;
 
-    (void)snprintf(path, sizeof path, "/proc/self/task/%ld/schedstat", (long)syscall(SYS_gettid));
+    (void)snprintf(path, sizeof path, "/proc/%ld/schedstat", (long)pid);
     file = fopen(path, "re");
     if (file != NULL) {
         waited = fscanf(file, "%llu %llu", &ran, &waited) == 2 ? waited : 0;
@@ -96,12 +95,14 @@ static bool go_private(void)
 bool fault_place_enter(fault_place *place)
 {
     memset(place, 0, sizeof *place);
-    (void)snprintf(place->temp, sizeof place->temp, "/tmp/epfuse-verify-XXXXXX");
+    place->is_private = go_private();
+    /* where /dev/shm is ours alone, it goes with us, even by SIGKILL */
+    (void)snprintf(place->temp, sizeof place->temp, "%s/epfuse-verify-XXXXXX",
+                   place->is_private ? "/dev/shm" : "/tmp");
     if (mkdtemp(place->temp) == NULL || setenv("TMPDIR", place->temp, 1) != 0 ||
         prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) {
         return false;
     }
-    place->is_private = go_private();
     place->num_shm = count_entries("/dev/shm");
     place->num_descriptors = fault_num_descriptors();
     return true;

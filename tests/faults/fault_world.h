@@ -22,8 +22,8 @@ epf_status fault_join(const fault_seat *seat, epf_group **group);
 /* Open descriptors of this process. */
 int32_t fault_num_descriptors(void);
 
-/* Nanoseconds that this thread was ready to run but had no core. */
-uint64_t fault_starved_ns(void);
+/* Nanoseconds that the main thread of a process was ready to run but had no core. */
+uint64_t fault_starved_ns(pid_t pid);
 
 /* Sleeps that long, whatever signals come. */
 void fault_sleep_ns(uint64_t ns);
