@@ -1,6 +1,6 @@
 /*
  * fault_routing.c: random routings of up to 8 ranks, planned as preprocess plans them (epf_route_fill(),
- * epf_layout_place(), epf_layout_tile()), against the plain statement of what a plan is:
+ * epf_layout_place(), epf_layout_tile_on_host()), against the plain statement of what a plan is:
  *
  *   - a rank's counts and offsets add up, and its rows are a permutation: each is written exactly once
  *   - rows ascend by (local expert, source rank, slot), slots are sent by (local expert, destination, slot)
@@ -234,7 +234,7 @@ static const char *check_tiles(plan *p, int32_t r, int32_t block_m)
     p->comm.rank = r;
     p->layout.num_rows = p->recv[r];
     p->layout.block_m = 0;
-    if (epf_layout_tile(&p->layout, block_m) != EPF_OK) {
+    if (epf_layout_tile_on_host(&p->layout, block_m) != EPF_OK) {
         return "no tiles";
     }
     for (int32_t t = 0; t < l->num_tiles; t++) {
