@@ -280,6 +280,9 @@ epf_status epf_op_give_up(epf_op *op, epf_buffer_set *set, const epf_layout *lay
     if (layout != NULL) {
         EPF_TRY(epf_op_reserve_rows(op, set, layout)); /* if it fails, it does on all ranks */
     }
+    if (op->epoch >= EPF_EPOCH_LAST) {
+        EPF_TRY(epf_op_next_epoch(op)); /* where all meet, and see no abort either */
+    }
     memset(&fault, 0, sizeof fault);
     fault.status = status;
     fault.rank = op->comm->rank;
