@@ -13,6 +13,9 @@ enum { NOTICE_NS = 15000000 };
  * still is in the call before. */
 static bool odd_begun;
 
+/* Of the call in which a rank ran out of memory. */
+static int32_t failed_position;
+
 static int32_t layout_owner(int32_t which)
 {
     return which == 1 ? 0 : which;
@@ -32,6 +35,7 @@ epf_status rank_open(run_rank *k)
     epf_status st;
     op_rank owner;
     odd_begun = false;
+    failed_position = MAX_EPISODES * MAX_CALLS;
     config.num_workers = p->knobs[0].mixed ? 1 + k->rank.rank % 3 : config.num_workers;
     st = epf_op_create(k->group, &config, &k->op);
     memset(&owner, 0, sizeof owner);
@@ -68,6 +72,15 @@ static bool has_bad_id(const sim_plan *p, const plan_call *call)
     return call->kind == CALL_BAD_PREPROCESS && p->data[call->which]->num_tokens[call->rank] > 0;
 }
 
+/* Exchanges of the group watch no abort: who is ahead of the failed rank, in one of the next call, waits its
+ * time.  Who is in the same call does not: the failed rank comes to that one. */
+static bool is_collective_timeout(const run_rank *k, epf_status st)
+{
+    epf_error_record record;
+    return st == EPF_E_TIMEOUT && k->position > failed_position && k->op != NULL &&
+           epf_op_poll_error(k->op, &record) == EPF_OK && strcmp(record.object, "nothing") == 0;
+}
+
 /* Whether a rank may say `st` because of the fault that happened. */
 static bool is_excused(const run_rank *k, epf_status st)
 {
@@ -88,14 +101,14 @@ static bool is_excused(const run_rank *k, epf_status st)
         }
         return st == EPF_E_TIMEOUT || k->rank.rank == f->rank;
     case SIM_FAULT_MEMORY:
-        return st == EPF_E_NO_MEMORY;
+        return st == EPF_E_NO_MEMORY || is_collective_timeout(k, st);
     default:
         return false;
     }
 }
 
 /* The time by which a call that began at start_ns is over, whatever happened. */
-static uint64_t latest_end(const run_rank *k, uint64_t start_ns)
+static uint64_t latest_end(const run_rank *k, epf_status st, uint64_t start_ns)
 {
     const sim_fault *const f = sim_fault_now();
     const uint64_t timeout_ns = k->plan->timeout_ns;
@@ -103,10 +116,10 @@ static uint64_t latest_end(const run_rank *k, uint64_t start_ns)
     if (f == NULL) {
         return UINT64_MAX;
     }
-    if (f->kind != SIM_FAULT_STALL) {
+    if (f->kind != SIM_FAULT_STALL && st != EPF_E_TIMEOUT) {
         return from + NOTICE_NS;
     }
-    if (k->rank.rank == f->rank) {
+    if (f->kind == SIM_FAULT_STALL && k->rank.rank == f->rank) {
         from += f->duration_ns;
     }
     return from + timeout_ns + timeout_ns / 10 + NOTICE_NS / 5;
@@ -115,7 +128,7 @@ static uint64_t latest_end(const run_rank *k, uint64_t start_ns)
 static void check_answer(run_rank *k, const char *name, epf_status normal, epf_status st,
                          uint64_t start_ns)
 {
-    const uint64_t latest = latest_end(k, start_ns);
+    const uint64_t latest = latest_end(k, st, start_ns);
     if (st != normal && !is_excused(k, st)) {
         sim_fail("rank %d: %s: status %d, want %d: %s", k->rank.rank, name, (int)st, (int)normal,
                  epf_last_error());
@@ -258,6 +271,10 @@ epf_status rank_call(run_rank *k, const plan_call *call)
     odd_begun = odd_begun || call->kind == CALL_ODD_DISPATCH;
     sim_note(call_name(call->kind), -1);
     st = make_call(k, call);
+    failed_position =
+        st == EPF_E_NO_MEMORY && sim_fault_now() != NULL && sim_fault_now()->rank == k->rank.rank
+            ? k->position
+            : failed_position;
     sim_note(call_name(call->kind), (int32_t)st);
     check_answer(k, call_name(call->kind), normal, st, start_ns);
     k->num_calls++;
@@ -269,6 +286,7 @@ epf_status rank_reset(run_rank *k)
     const uint64_t start_ns = sim_now();
     epf_status st;
     odd_begun = false;
+    failed_position = MAX_EPISODES * MAX_CALLS;
     sim_note("reset", -1);
     st = epf_op_reset(k->op);
     sim_note("reset", (int32_t)st);

@@ -14,6 +14,7 @@ typedef struct run_rank {
     epf_op *op;
     op_rank cases[MAX_CASES]; /* what the caller brings and gets */
     epf_layer_context *context;
+    int32_t position; /* of the call in the plan */
     uint64_t num_calls;
 } run_rank;
 

@@ -203,9 +203,13 @@ static sim_fault random_fault(const sim_plan *p, epf_rng *rng)
 {
     sim_fault f = {.kind = SIM_FAULT_STALL, .rank = epf_rng_below(rng, p->config.num_ranks)};
     f.at = 1 + ((uint64_t)epf_rng_next(rng) >> 52 >> epf_rng_below(rng, 12));
-    switch (epf_rng_below(rng, 3)) {
+    switch (epf_rng_below(rng, 4)) {
     case 0:
         f.kind = SIM_FAULT_KILL;
+        break;
+    case 3:
+        f.kind = SIM_FAULT_MEMORY;
+        f.at = (uint64_t)epf_rng_range(rng, 1, 80);
         break;
     case 1: /* shorter than the timeout */
         f.duration_ns = (uint64_t)(epf_rng_uniform(rng) * 0.5 * (double)p->timeout_ns);

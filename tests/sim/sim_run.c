@@ -103,6 +103,7 @@ static void *rank_main(void *argument)
             const plan_episode *const episode = &plan.episodes[e];
             st = EPF_OK;
             for (int32_t i = 0; i < episode->num_calls && st == EPF_OK; i++) {
+                k->position = e * MAX_CALLS + i;
                 st = rank_call(k, &episode->calls[i]);
             }
             if (!recover(k, st)) {
@@ -166,33 +167,32 @@ static bool name_local(const epf_exec *exec, const void *address, char *text, si
     return true;
 }
 
-static bool is_in(const epf_window *window, int32_t owner, const uint8_t *at, int64_t *offset)
+static bool is_in(const epf_op_window *window, int64_t bytes, int32_t owner, const uint8_t *at)
 {
-    if (window == NULL || at < window->base[owner] || at >= window->base[owner] + window->bytes) {
-        return false;
-    }
-    *offset = at - window->base[owner];
-    return true;
+    return window->base != NULL && at >= window->base[owner] && at < window->base[owner] + bytes;
 }
 
 static bool name_address(const void *address, char *text, size_t size)
 {
     for (int32_t r = 0; r < plan.config.num_ranks; r++) {
         const epf_op *const op = ranks[r].op;
-        int64_t at;
+        const uint8_t *const at = address;
         if (op == NULL) {
             continue;
         }
         if (op->exec != NULL && name_local(op->exec, address, text, size)) {
             return true;
         }
-        if (is_in(op->control, r, address, &at) && name_control(op, r, at, text, size)) {
+        if (is_in(&op->control, op->control_map.total_bytes, r, at) &&
+            name_control(op, r, at - op->control.base[r], text, size)) {
             return true;
         }
         for (int32_t s = 0; s < op->config.duplicate_comm_buffer; s++) {
-            if (is_in(op->sets[s].window, r, address, &at)) {
+            const epf_buffer_set *const set = &op->sets[s];
+            if (is_in(&set->window, set->map.total_bytes, r, at)) {
                 const int used = snprintf(text, size, "%d:", r);
-                return name_set(op, &op->sets[s], at, text + used, size - (size_t)used);
+                return name_set(op, set, at - set->window.base[r], text + used,
+                                size - (size_t)used);
             }
         }
     }
