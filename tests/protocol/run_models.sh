@@ -149,6 +149,14 @@ twins serial -DW=2 -- ONE_TILE_EARLY BARRIER_RELAXED ADD_RELAXED COUNT_BEFORE_ST
 both scatter -DW=2
 twins scatter -DW=2 -- ONE_TILE_EARLY FLAG_RELAXED ADD_RELAXED COUNT_BEFORE_STORE COUNT_OF_ANY_CALL \
     FLAG_BEFORE_PUSH
+both abort -DW=2 -DEVENTS=2
+both abort -DW=2 -DTWO_WORKERS
+check safety abort -DW=3 -DCALLS=1
+twins abort -DW=2 -- ABORT_BEFORE_RECORD ABORT_RELAXED TELLS_ITSELF_ONLY WAIT_IGNORES_ABORT
+twins abort -DW=2 -DEVENTS=2 -- DEATH_UNSEEN ONE_RECORD_FOR_ALL
+both preprocess -DW=2
+twins preprocess -DW=2 -- ONE_HALF POSTED_RELAXED POSTED_BEFORE_COUNTS REFUSAL_KEPT SOURCES_UNASKED \
+    OWN_SOURCES_ONLY
 
 if $nightly; then
     check safety reuse -DW=2 -DCALLS=4
@@ -158,6 +166,8 @@ if $nightly; then
     check safety serial -DW=2
     check safety serial -DW=3 -DCALLS=1
     check safety scatter -DW=3
+    check safety abort -DW=3 -DEVENTS=2
+    check safety preprocess -DW=3 -DCALLS=2
 fi
 
 echo "$passed passed, $failed failed"
