@@ -73,6 +73,8 @@ void verify_note(verify_run *run, const char *format, ...) __attribute__((format
 
 /* Runs the promise's CTest programs; each that passes counts as one. */
 verify_function verify_tests;
+/* What this command cannot run is skipped, with the promise's `tests` as the reason. */
+verify_function verify_elsewhere;
 
 /* ---- for the command ---- */
 
