@@ -61,6 +61,8 @@ const verify_promise verify_promises[] = {
     BY_TESTS("protocol", "the protocol is right in every interleaving of its models",
              "^protocol[.]"),
     BY_TESTS("simulator", "the real schedule is right in interleavings drawn at random", "^sim[.]"),
+    {"clean", "the code is clean under ASan, UBSan and TSan", "builds", 0, 0, verify_elsewhere,
+     "needs builds of its own, which .ci/run makes (asan-ubsan, tsan)", 0},
 };
 
 const int32_t verify_num_promises = (int32_t)(sizeof verify_promises / sizeof verify_promises[0]);
