@@ -82,7 +82,7 @@ static void post(exchange *x, const epf_posted_head *head, const int32_t *counts
             (epf_posted_head *)(void *)(c->control[r] + c->control_map.posted_head) + place;
         int32_t *const to_counts =
             (int32_t *)(void *)(c->control[r] + c->control_map.counts) + place * s->num_experts;
-        *to_head = *head;
+        memcpy(to_head, head, sizeof *head);
         if (counts != NULL) {
             memcpy(to_counts, counts, (size_t)s->num_experts * sizeof *counts);
         }
@@ -272,11 +272,11 @@ static void push_sources(exchange *x, epf_status status)
     const epf_shape *const s = &x->op->shape;
     for (int32_t i = 0; i < l->num_slots && status == EPF_OK; i++) {
         const int32_t slot = l->sort_slots[i];
+        const int32_t source[2] = {slot, c->rank};
         int32_t *const to = (int32_t *)(void *)(c->control[l->topk_idx[slot] / s->num_local] +
                                                 c->control_map.row_source) +
                             2 * (int64_t)l->dst_row[slot];
-        to[0] = slot;
-        to[1] = c->rank;
+        memcpy(to, source, sizeof source);
     }
     for (int32_t r = 0; r < s->num_ranks; r++) {
         epf_store_release_sys_u64(epf_call_control_word(c, r, c->control_map.sourced, c->rank),
