@@ -124,7 +124,13 @@ uint64_t sim_load(const void *word, size_t bytes, int order)
 {
     uint64_t value = 0;
     sim_point();
-    load_bytes(&value, word, bytes);
+    for (int32_t i = 0; sim.current != NULL && i < sim.current->num_pending; i++) {
+        if (overlaps(&sim.current->pending[i], word, bytes)) {
+            sim_commit_all(
+                sim.current); /* what its fiber reads without the simulator, it reads then */
+        }
+    }
+    memcpy(&value, word, bytes);
     sim_trace(SIM_EVENT_LOAD, word, value, order);
     return value;
 }

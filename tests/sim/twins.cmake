@@ -17,6 +17,14 @@ epf_twin(posted_relaxed src/api/epf_preprocess.c
   [[        epf_store_release_sys_u64(epf_call_control_word(c, r, c->control_map.posted, c->rank),]]
   [[        (SIM_TWIN ? epf_store_relaxed_sys_u64 : epf_store_release_sys_u64)(
             epf_call_control_word(c, r, c->control_map.posted, c->rank),]])
+epf_twin(sourced_relaxed src/api/epf_preprocess.c
+  [[        epf_store_release_sys_u64(epf_call_control_word(c, r, c->control_map.sourced, c->rank),]]
+  [[        (SIM_TWIN ? epf_store_relaxed_sys_u64 : epf_store_release_sys_u64)(
+            epf_call_control_word(c, r, c->control_map.sourced, c->rank),]])
+epf_twin(abort_relaxed src/cpu/epf_exec.c
+  [[        epf_store_release_sys_u32(abort_word(call, r), (uint32_t)call->rank + 1);]]
+  [[        (SIM_TWIN ? epf_store_relaxed_sys_u32 : epf_store_release_sys_u32)(
+            abort_word(call, r), (uint32_t)call->rank + 1);]])
 epf_twin(local_words_relaxed src/core/epf_counter.h
   [[        const uint64_t seen = epf_cas_acq_rel_gpu_u64(word, old, epf_word(epoch, before + n));]]
   [[        const uint64_t seen =
@@ -43,6 +51,15 @@ epf_twin(wrap_without_meeting src/api/epf_op.c
 epf_twin(reset_without_meeting src/api/epf_op.c
   [[    EPF_TRY(epf_comm_barrier(op->comm)); /* nobody starts before all are clean */]]
   [[    EPF_TRY(SIM_TWIN ? EPF_OK : epf_comm_barrier(op->comm));]])
+epf_twin(peers_words_kept src/api/epf_backend_cpu.c
+  [[        memset(op->sets[i].window.base[rank], 0, (size_t)op->sets[i].map.recv_weight);]]
+  [[        memset(op->sets[i].window.base[rank], 0,
+               SIM_TWIN ? 0 : (size_t)op->sets[i].map.recv_weight);]])
+epf_twin(local_words_kept src/api/epf_backend_cpu.c
+  [[    epf_exec_zero(op->exec);]]
+  [[    if (!SIM_TWIN) {
+        epf_exec_zero(op->exec);
+    }]])
 
 # Nobody reads what is not there yet.
 epf_twin(first_row_not_awaited src/cpu/epf_task_dispatch.c
@@ -62,6 +79,9 @@ epf_twin(expert_ready_one_less src/core/epf_sched.h
 epf_twin(tile_done_one_less src/core/epf_sched.h
   [[    return (uint32_t)p->tiles.num_n_tiles;]]
   [[    return (uint32_t)p->tiles.num_n_tiles - (SIM_TWIN && p->tiles.num_n_tiles > 1 ? 1u : 0u);]])
+epf_twin(first_slot_not_awaited src/cpu/epf_task_combine.c
+  [[    for (int64_t slot = begin; slot < end && st == EPF_OK; slot++) {]]
+  [[    for (int64_t slot = begin + (SIM_TWIN ? 1 : 0); slot < end && st == EPF_OK; slot++) {]])
 epf_twin(barrier_one_tile_early src/cpu/epf_task_gemm.c
   [[        if ((int64_t)epf_word_add(&exec->gemm_done, phase->epoch, 1) + 1 ==]]
   [[        if ((int64_t)epf_word_add(&exec->gemm_done, phase->epoch, 1) + 1 +
@@ -86,6 +106,16 @@ epf_twin(abort_not_watched src/comm/epf_wait.c
   [[    return watch->abort_word != NULL && epf_load_acquire_sys_u32(watch->abort_word) != 0;]]
   [[    return !SIM_TWIN && watch->abort_word != NULL &&
            epf_load_acquire_sys_u32(watch->abort_word) != 0;]])
+epf_twin(other_call_not_noticed src/cpu/epf_exec.c
+  [[            if (is_mismatch(exec, call, need, i, fault)) {]]
+  [[            if (!SIM_TWIN && is_mismatch(exec, call, need, i, fault)) {]])
+epf_twin(deadline_not_kept src/comm/epf_wait.c
+  [[        } else if (*waited_ns >= watch->timeout_ns) {]]
+  [[        } else if (!SIM_TWIN && *waited_ns >= watch->timeout_ns) {]])
+epf_twin(leavers_not_missed src/comm/epf_threads.c
+  [[        if (!group->slots[r].arrived && epf_load_relaxed_u32(&group->slots[r].left) != 0) {]]
+  [[        if (!SIM_TWIN && !group->slots[r].arrived &&
+            epf_load_relaxed_u32(&group->slots[r].left) != 0) {]])
 epf_twin(peers_not_looked_at src/comm/epf_wait.c
   [[        } else if (now >= wait->look_ns) {]]
   [[        } else if (!SIM_TWIN && now >= wait->look_ns) {]])
