@@ -109,6 +109,7 @@ static void try_op(params_rank *r)
 {
     const epf_op_config config = params_op_config();
     epf_error_record record;
+    void *stream;
     TRY("epf_op_create", "group", make_op(NULL, &config), make_op(r->group, &config));
     TRY("epf_op_create", "config", make_op(r->group, NULL), make_op(r->group, &config));
     TRY("epf_op_create", "op", epf_op_create(r->group, &config, NULL), make_op(r->group, &config));
@@ -122,6 +123,15 @@ static void try_op(params_rank *r)
         epf_op_poll_error(r->op, &record));
     TRY("epf_op_reset", "op", epf_op_reset(NULL), epf_op_reset(r->op));
     TRY("epf_op_barrier", "op", epf_op_barrier(NULL), epf_op_barrier(r->op));
+    TRY("epf_op_synchronize", "op", epf_op_synchronize(NULL), epf_op_synchronize(r->op));
+    TRY("epf_op_stream", "op", epf_op_stream(NULL, &stream), epf_op_stream(r->op, &stream));
+    TRY("epf_op_stream", "stream", epf_op_stream(r->op, NULL), epf_op_stream(r->op, &stream));
+    params_note("epf_op_set_stream", "op");
+    params_refused("epf_op_set_stream", "op", "NULL", epf_op_set_stream(NULL, NULL), EPF_E_INVALID,
+                   "op");
+    params_note("epf_op_set_stream", "stream"); /* the CPU has none */
+    params_refused("epf_op_set_stream", "stream", "any", epf_op_set_stream(r->op, &stream),
+                   EPF_E_UNSUPPORTED, "stream");
 }
 
 static void try_sizes(params_rank *r)

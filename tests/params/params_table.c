@@ -54,7 +54,7 @@ static const params_field kGroup[] = {
 #define S epf_op_config
 static const params_field kOp[] = {
     SPECIAL(struct_size),
-    INT(backend, EPF_BACKEND_CPU, EPF_BACKEND_CPU, 1),
+    INT(backend, EPF_BACKEND_CPU, EPF_BACKEND_CUDA, 1),
     INT(max_tokens, 1, INT_MAX / PARAMS_K, 1),
     INT(hidden, 8, INT_MAX - 7, 8),
     INT(topk, 1, 32, 1),
@@ -72,6 +72,8 @@ static const params_field kOp[] = {
     INT(num_workers, 0, 1024, 1),
     FREE(pin_workers, "bool"),
     INT(gemm_library, 0, EPF_GEMM_LIBRARY_PORTABLE, 1),
+    FREE(device, "of the CUDA backend, whose tests have a device"),
+    FREE(stream, "of the CUDA backend, whose tests have a device"),
 };
 #undef S
 
