@@ -57,6 +57,10 @@ static bool call_one_token(op_rank *r, const op_matrix *ids)
     dispatch.exp_indices = ids->tensor;
     dispatch.input = op_tensor(r->x.tensor.data, r->x.dtype, 1, r->x.cols);
     dispatch.weight = op_tensor(r->weight.tensor.data, r->weight.dtype, 1, ids->cols);
+    /* the case's own tensors have room for the refused call's rows, which may be fewer */
+    memset(&dispatch.gemm_output_data, 0, sizeof dispatch.gemm_output_data);
+    memset(&dispatch.dispatch_output, 0, sizeof dispatch.dispatch_output);
+    memset(&dispatch.weight_recv, 0, sizeof dispatch.weight_recv);
     RANK_OK(r->rank, op_try_dispatch(r, &dispatch));
     combine = op_combine_args(r);
     memset(&combine.combine_output, 0, sizeof combine.combine_output);
