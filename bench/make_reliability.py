@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Makes the tables of docs/RELIABILITY.md from the JSON lines that `epfuse verify --json` wrote.
+
+    bench/make_reliability.py            writes them
+    bench/make_reliability.py --check    exit 1 if what is there is not what would be written
+
+Of several runs of a promise the last one that went furthest counts, but a failure hides what went before it, and only a
+run that went at least as far hides a failure.  A table stands between `<!-- table NAME -->` and `<!-- end -->`; everything
+else is left alone.
+"""
+import json
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "RELIABILITY.md"
+RESULTS = ROOT / "bench" / "results"
+
+# What others show for the same promise, as far as we know; "" where we know of nothing.
+PEERS = {
+    "routing": "",
+    "layers": "row order depends on timing in the original, unless indices are given",
+    "kills": "FlashInfer tests the eviction of a rank; NCCL has an abort flag and RAS; in DeepEP and NCCL EP the trap that "
+             "ends a wait takes the CUDA context with it",
+    "stops": "DeepEP and NCCL EP bound their waits, and trap; the original waits for ever",
+    "leftovers": "",
+    "bad-routing": "",
+    "skew": "",
+    "capacity": "",
+    "huge": "the original's 32-bit offsets end at about 300,000 rows of 7168",
+    "checks": "",
+    "parameters": "",
+    "allocations": "SQLite fails every allocation in its tests",
+    "readers": "",
+    "others": "",
+    "protocol": "none of the fused peers checks its protocol by a model",
+    "simulator": "TigerBeetle simulates from a seed; none of the fused peers does",
+    "clean": "mimalloc has sanitizer builds; none of the fused peers checks its protocol under ThreadSanitizer",
+}
+
+
+def read_runs():
+    """The run that counts for each promise, in the order of first appearance."""
+    runs = {}
+    for path in sorted(RESULTS.glob("reliability*.jsonl")):
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            best = runs.get(line["promise"])
+            is_better = best is None or line["result"] == "FAILED" or line["done"] >= best["done"]
+            if is_better:
+                runs[line["promise"]] = line
+    return [runs[name] for name in PEERS if name in runs]
+
+
+def duration(seconds):
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def figure(line):
+    if line["result"] == "skipped":
+        return "not run: " + line["reason"]
+    text = f"{line['done']:,} {line['unit']}"
+    if line["full"] == 0 or line["done"] == line["full"]:
+        return text
+    return f"{line['done']:,} of {line['full']:,} {line['unit']}"
+
+
+def promise_table(runs):
+    rows = ["| | promise | held | what was run | measured | peers |", "|---|---|---|---|---|---|"]
+    for line in runs:
+        held = {"ok": "yes", "FAILED": "**no**: " + line["reason"], "skipped": "not run"}[line["result"]]
+        rows.append(f"| `{line['promise']}` | {line['claim']} | {held} | {figure(line)}, {duration(line['seconds'])} | "
+                    f"{line['note']} | {PEERS[line['promise']]} |".replace("|  |", "| |"))
+    return rows
+
+
+def run_table(runs):
+    rows = ["| promises | seed | commit | processor | CPUs |", "|---|---|---|---|---|"]
+    groups = {}
+    for line in runs:
+        key = (line["seed"], line["rev"], line["device"], line["cpus"])
+        groups.setdefault(key, []).append(f"`{line['promise']}`")
+    for (seed, rev, device, cpus), names in groups.items():
+        rows.append(f"| {', '.join(names)} | {seed} | {rev} | {device} | {cpus} |")
+    return rows
+
+
+def sum_line(runs):
+    counts = [sum(line["result"] == kind for line in runs) for kind in ("ok", "FAILED", "skipped")]
+    full = sum(line["result"] == "ok" and line["done"] >= line["full"] for line in runs)
+    return [f"{counts[0]} passed, {counts[1]} failed, {counts[2]} skipped; {full} of them with their full figure."]
+
+
+def main():
+    runs = read_runs()
+    tables = {"promises": promise_table(runs), "runs": run_table(runs), "sum": sum_line(runs)}
+    page = PAGE.read_text()
+    made = page
+    for name, rows in tables.items():
+        pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
+        if not re.search(pattern, made, re.S):
+            sys.exit(f"{PAGE}: no place for table {name}")
+        made = re.sub(pattern, lambda m, rows=rows: m[1] + "\n".join(rows) + "\n" + m[2], made, flags=re.S)
+    if "--check" in sys.argv:
+        sys.exit(0 if made == page else f"{PAGE} is not what bench/results says: run bench/make_reliability.py")
+    PAGE.write_text(made)
+
+
+if __name__ == "__main__":
+    main()
