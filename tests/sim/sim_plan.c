@@ -35,16 +35,17 @@ static void random_problem(sim_plan *p, epf_rng *rng, const char *routing, uint6
     const int32_t ranks = PICK(rng, 1, 2, 2, 2, 3, 3, 4);
     const int32_t topk = PICK(rng, 1, 2, 2, 3);
     const int32_t experts = ranks * PICK(rng, 1, 2, 2, 3);
-    const int32_t capacity = PICK(rng, 0, 0, 1);
-    char text_capacity[16] = "";
-    if (capacity > 0) {
-        (void)snprintf(text_capacity, sizeof text_capacity, "C%d", capacity);
-    }
-    (void)snprintf(p->problem, sizeof p->problem, "W%dE%dK%dT%dH%dN%dM%d%s/%s/seed%llu%s%s", ranks,
-                   experts < topk ? ranks * topk : experts, topk, PICK(rng, 1, 2, 4, 6, 9),
-                   PICK(rng, 8, 16), p->is_layer ? 16 : PICK(rng, 8, 16, 24), PICK(rng, 1, 2, 4, 8),
-                   text_capacity, routing, (unsigned long long)seed, one_in(rng, 3) ? "/fp32" : "",
-                   one_in(rng, 2) ? "/fuse_scatter" : "");
+    const int32_t capacity = PICK(rng, ranks, ranks, 1);
+    const int32_t tokens = PICK(rng, 1, 2, 4, 6, 9);
+    const int32_t hidden = PICK(rng, 8, 16);
+    const int32_t columns = p->is_layer ? 16 : PICK(rng, 8, 16, 24);
+    const int32_t block_m = PICK(rng, 1, 2, 4, 8);
+    const bool is_fp32 = one_in(rng, 3);
+    const bool is_scatter = one_in(rng, 2);
+    (void)snprintf(p->problem, sizeof p->problem, "W%dE%dK%dT%dH%dN%dM%dC%d/%s/seed%llu%s%s", ranks,
+                   experts < topk ? ranks * topk : experts, topk, tokens, hidden, columns, block_m,
+                   capacity, routing, (unsigned long long)seed, is_fp32 ? "/fp32" : "",
+                   is_scatter ? "/fuse_scatter" : "");
 }
 
 /* Workers that move, expand, scatter or reduce: whatever the library allows. */
@@ -149,9 +150,9 @@ static void note_preprocess(progress *g, int32_t which)
 
 static plan_call random_call(const sim_plan *p, epf_rng *rng, progress *g)
 {
-    plan_call call = {.which = epf_rng_below(rng, p->num_cases),
-                      .rank = epf_rng_below(rng, p->config.num_ranks)};
+    plan_call call = {.which = epf_rng_below(rng, p->num_cases)};
     const int32_t chance = epf_rng_below(rng, 16);
+    call.rank = epf_rng_below(rng, p->config.num_ranks);
     if (chance == 0) {
         call.kind = one_in(rng, 4) ? CALL_RESET : CALL_BARRIER;
         if (call.kind == CALL_RESET) {
@@ -202,7 +203,8 @@ static void random_calls(sim_plan *p, epf_rng *rng)
 static sim_fault random_fault(const sim_plan *p, epf_rng *rng)
 {
     sim_fault f = {.kind = SIM_FAULT_STALL, .rank = epf_rng_below(rng, p->config.num_ranks)};
-    f.at = 1 + ((uint64_t)epf_rng_next(rng) >> 52 >> epf_rng_below(rng, 12));
+    f.at = epf_rng_next(rng) >> 52;
+    f.at = 1 + (f.at >> epf_rng_below(rng, 12));
     switch (epf_rng_below(rng, 4)) {
     case 0:
         f.kind = SIM_FAULT_KILL;
@@ -249,10 +251,12 @@ static void random_scheduling(sim_plan *p, epf_rng *rng)
 bool plan_make(sim_plan *p, uint64_t seed)
 {
     epf_rng rng = epf_rng_make(seed, 201);
+    const char *routing;
     memset(p, 0, sizeof *p);
     p->seed = seed;
     p->is_layer = one_in(&rng, 4);
-    random_problem(p, &rng, routing_name(&rng), 1 + seed % 1000);
+    routing = routing_name(&rng);
+    random_problem(p, &rng, routing, 1 + seed % 1000);
     p->config.num_ranks = epf_problem_of(p->problem).num_ranks;
     random_scheduling(p, &rng);
     random_faults(p, &rng);

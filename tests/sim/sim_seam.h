@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,6 +55,11 @@ int sim_cond_broadcast(pthread_cond_t *cond);
 
 /* The twin that runs, by its place in twins.cmake; 0: none. */
 extern int32_t sim_twin;
+
+static inline bool sim_is_twin(int32_t number)
+{
+    return sim_twin == number;
+}
 
 #if defined(EPFUSE_SIM)
 
