@@ -40,6 +40,7 @@ typedef struct epf_exchange {
 /* h = silu(g) u w backwards, row by row: dh, g, u, w -> dg, du, dw.  Dense. */
 typedef struct epf_activation_rows {
     const epf_layout *layout; /* whose rows */
+    int64_t capacity;         /* rows that the buffers hold */
     int64_t intermediate;     /* I */
     const void *grad_hidden;  /* [R, I]   dh */
     const void *projected;    /* [R, 2 I] g | u */
@@ -56,6 +57,7 @@ struct epf_backend_ops {
     int32_t grad_block_k;  /* EPF_AUTO of grad_block_size_n: along K'' */
     int32_t grad_rows;     /* EPF_AUTO of grad_block_size_k: rows summed per step */
     bool grad_f32;         /* weight gradients may be fp32 */
+    bool tile_signal;      /* optional_signal_tensor is counted */
 
     /* Fields that this backend cannot honour. */
     epf_status (*check_config)(const epf_op_config *config);
@@ -68,8 +70,13 @@ struct epf_backend_ops {
 
     /* Collective; zeroed. */
     epf_status (*window_create)(epf_op *op, int64_t bytes, epf_op_window *window);
+    /* Local; of a window that may not be there: this rank touches peers' parts no more.  On a device all ranks meet
+     * between detaching and destroying. */
+    void (*window_detach)(epf_op *op, epf_op_window *window);
     /* Local; of a window that may not be there. */
     void (*window_destroy)(epf_op *op, epf_op_window *window);
+    /* Local: whatever else grows with a set's rows. */
+    epf_status (*set_grown)(epf_op *op, int64_t rows);
 
     /* Tensors' memory: grows, contents lost; freed also after the operator is gone. */
     epf_status (*memory_reserve)(epf_op *op, epf_memory *memory, int64_t bytes, const char *name);
@@ -77,7 +84,10 @@ struct epf_backend_ops {
     /* Between buffers that no call under way touches. */
     epf_status (*copy)(epf_op *op, void *to, const void *from, int64_t bytes);
 
-    epf_status (*check_knobs)(const epf_gemm_knobs *knobs);
+    epf_status (*check_knobs)(const epf_op *op, const epf_gemm_knobs *knobs);
+    /* What of a weight, whose fields but these are set, this backend cannot read. */
+    epf_status (*weight_check)(const epf_op *op, const epf_weight_config *config,
+                               const epf_weight *weight);
     /* Makes w->data and w->num_n_tiles from the tensor. */
     epf_status (*weight_make)(epf_op *op, const epf_weight_config *config, epf_weight *weight);
     void (*weight_free)(epf_weight *weight);

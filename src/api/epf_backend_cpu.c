@@ -76,10 +76,24 @@ static epf_status window_create(epf_op *op, int64_t bytes, epf_op_window *window
     return EPF_OK;
 }
 
+/* A part goes with its last mapping, whose ever that is. */
+static void window_detach(epf_op *op, epf_op_window *window)
+{
+    (void)op;
+    (void)window;
+}
+
 static void window_destroy(epf_op *op, epf_op_window *window)
 {
     epf_comm_window_destroy(op->comm, window->memory);
     memset(window, 0, sizeof *window);
+}
+
+static epf_status set_grown(epf_op *op, int64_t rows)
+{
+    (void)op;
+    (void)rows;
+    return EPF_OK;
 }
 
 static epf_status memory_reserve(epf_op *op, epf_memory *memory, int64_t bytes, const char *name)
@@ -95,14 +109,23 @@ static epf_status copy(epf_op *op, void *to, const void *from, int64_t bytes)
     return EPF_OK;
 }
 
-static epf_status check_knobs(const epf_gemm_knobs *k)
+static epf_status check_knobs(const epf_op *op, const epf_gemm_knobs *k)
 {
+    (void)op;
     if (k->num_stages > 1) {
         return EPF_FAIL(
             EPF_E_UNSUPPORTED,
             "gemm_num_stages: %d, but the CPU backend has no ring of stages: 0 (AUTO) or 1",
             k->num_stages);
     }
+    return EPF_OK;
+}
+
+static epf_status weight_check(const epf_op *op, const epf_weight_config *c, const epf_weight *w)
+{
+    (void)op;
+    (void)c;
+    (void)w;
     return EPF_OK;
 }
 
@@ -342,16 +365,20 @@ const epf_backend_ops epf_backend_cpu = {
     .grad_block_k = GRAD_BLOCK_K,
     .grad_rows = INT32_MAX,
     .grad_f32 = true,
+    .tile_signal = true,
     .check_config = check_config,
     .create = create,
     .join = join,
     .destroy = destroy,
     .window_create = window_create,
+    .window_detach = window_detach,
     .window_destroy = window_destroy,
+    .set_grown = set_grown,
     .memory_reserve = memory_reserve,
     .memory_free = epf_free,
     .copy = copy,
     .check_knobs = check_knobs,
+    .weight_check = weight_check,
     .weight_make = weight_make,
     .weight_free = weight_free,
     .layout_create = layout_create,

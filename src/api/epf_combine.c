@@ -169,6 +169,12 @@ epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
     EPF_TRY(epf_phase_check_align(op, &a->grad_output, "grad_output"));
     EPF_TRY(epf_phase_check_align(op, &a->orig_input, "orig_input"));
     EPF_TRY(epf_phase_check_align(op, &a->grad_weight, "grad_weight"));
+    if (op->backend->on_device && given > 0 && op->shape.num_local > 1 &&
+        a->grad_weight.stride[0] != a->grad_weight.shape[1] * a->grad_weight.stride[1]) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "grad_weight: stride[0] %lld, but this backend writes experts without gaps",
+                        (long long)a->grad_weight.stride[0]);
+    }
     EPF_TRY(check_grad_tasks(op, a));
     return epf_phase_check_table(op, &a->split_size_cum_per_expert, &table);
 }
@@ -228,6 +234,10 @@ static epf_status resolve_outputs(combine *c)
     const epf_room gates = {c->op, &c->set->output_gate, l->num_tokens, max_tokens};
     const epf_room tokens = {c->op, &c->set->combine_output, l->num_tokens, max_tokens};
     EPF_TRY(epf_tensor_check(&c->args.optional_signal_tensor, &signal));
+    if (epf_tensor_given(&c->args.optional_signal_tensor) && !op->backend->tile_signal) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "optional_signal_tensor: given, but this backend does not count N-tiles");
+    }
     if (has_gate(c)) {
         EPF_TRY(epf_output_of(&c->args.output_gate, &gate, &gates, &c->result.output_gate));
     }

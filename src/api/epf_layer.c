@@ -22,6 +22,7 @@ struct epf_layer_context {
     const epf_buffer_set *set; /* of the pass under way */
     bool is_kept;              /* the memories below are of the last forward pass */
     int64_t intermediate;      /* I */
+    int64_t max_rows;          /* of the memories below: R, or on a device what the set held */
     epf_memory rows;           /* [R, H]   x, as received */
     epf_memory row_weights;    /* [R]      routing weights, as received */
     epf_memory projected;      /* [R, 2 I] gate | up */
@@ -73,7 +74,7 @@ const epf_layout *epf_layer_context_layout(const epf_layer_context *c)
 static epf_status reserve(const epf_layer_context *c, epf_memory *memory, int32_t dtype,
                           int64_t columns, epf_tensor *tensor)
 {
-    const int64_t rows = epf_op_max_rows(c->op, c->layout, c->set);
+    const int64_t rows = c->max_rows;
     const int64_t shape[2] = {rows, columns};
     const int64_t bytes = rows * (columns > 0 ? columns : 1) * epf_dtype_bytes(dtype);
     EPF_TRY(epf_op_memory_reserve(c->op, memory, bytes, "layer context"));
@@ -164,13 +165,17 @@ static epf_status forward_combine(epf_op *op, epf_layer_context *c, const epf_la
 }
 
 /* Both passes' names fit a file name. */
-static epf_status check_profile(const epf_layer_forward_args *a)
+static epf_status check_profile(const epf_op *op, const epf_layer_forward_args *a)
 {
     char name[NAME_BYTES];
+    epf_gemm_knobs knobs;
     if (!a->enable_profiler) {
         return EPF_OK;
     }
     EPF_TRY(profile_name(a->profile_file_name, "_dispatch_group_gemm", name, sizeof name));
+    memset(&knobs, 0, sizeof knobs);
+    knobs.profile_file_name = name;
+    EPF_TRY(op->backend->check_knobs(op, &knobs));
     return epf_prof_check_name(name);
 }
 
@@ -209,7 +214,7 @@ static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *
     EPF_CHECK_ARG(a->num_tail_sms >= 0 && a->num_tail_sms < op->num_working,
                   "num_tail_sms: %d, must be 0..%d: below the workers", a->num_tail_sms,
                   op->num_working - 1);
-    EPF_TRY(check_profile(a));
+    EPF_TRY(check_profile(op, a));
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
@@ -231,6 +236,7 @@ static epf_status run_forward(epf_op *op, epf_layer_context *c, const epf_layer_
     EPF_TRY(epf_preprocess_args_init(&p));
     p.exp_indices = a->exp_indices;
     EPF_TRY(epf_preprocess(op, &p, &c->layout));
+    c->max_rows = epf_op_max_rows(op, c->layout, c->set);
     EPF_TRY(forward_dispatch(op, c, a));
     return forward_combine(op, c, a);
 }
@@ -256,8 +262,8 @@ epf_status epf_layer_forward(epf_op *op, epf_layer_context *c, const epf_layer_f
 static epf_status activation_backward(epf_op *op, const epf_layer_context *c)
 {
     const epf_activation_rows rows = {
-        c->layout,           c->intermediate,        c->grad_hidden.data, c->projected.data,
-        c->row_weights.data, c->grad_projected.data, c->grad_weights.data};
+        c->layout,         c->max_rows,         c->intermediate,        c->grad_hidden.data,
+        c->projected.data, c->row_weights.data, c->grad_projected.data, c->grad_weights.data};
     return op->backend->activation_backward(op, &rows);
 }
 

@@ -400,20 +400,32 @@ static epf_status align_sets(epf_op *op)
     return EPF_OK;
 }
 
-epf_status epf_op_reset(epf_op *op)
+static epf_status start_again(epf_op *op)
 {
-    EPF_CHECK_ARG(op != NULL, "op: NULL");
-    if (op->is_finalized || op->control.base == NULL) {
-        return EPF_FAIL(EPF_E_STATE, "epf_op_reset: the operator holds no memory");
-    }
     EPF_TRY(op->backend->wait(op));
     EPF_TRY(epf_comm_reset(op->comm));
     EPF_TRY(epf_comm_barrier(op->comm)); /* nobody is in a call any more */
     EPF_TRY(align_sets(op));
     EPF_TRY(zero_own_words(op));
-    EPF_TRY(epf_comm_barrier(op->comm)); /* nobody starts before all are clean */
-    memset(&op->fault, 0, sizeof op->fault);
-    return EPF_OK;
+    return epf_comm_barrier(op->comm); /* nobody starts before all are clean */
+}
+
+epf_status epf_op_reset(epf_op *op)
+{
+    epf_status st;
+    EPF_CHECK_ARG(op != NULL, "op: NULL");
+    if (op->is_finalized || op->control.base == NULL) {
+        return EPF_FAIL(EPF_E_STATE, "epf_op_reset: the operator holds no memory");
+    }
+    st = start_again(op);
+    if (st == EPF_OK) {
+        memset(&op->fault, 0, sizeof op->fault);
+    } else if (op->fault.status == EPF_OK) { /* it saw no error, but is now between two epochs */
+        op->fault.status = st;
+        op->fault.rank = op->comm->rank;
+        op->fault.peer = -1;
+    }
+    return st;
 }
 
 epf_status epf_op_next_epoch(epf_op *op)

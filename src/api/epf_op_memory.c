@@ -15,6 +15,14 @@ static void release_windows(epf_op *op)
     op->backend->window_destroy(op, &op->control);
 }
 
+static void detach_windows(epf_op *op)
+{
+    for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
+        op->backend->window_detach(op, &op->sets[i].window);
+    }
+    op->backend->window_detach(op, &op->control);
+}
+
 epf_status epf_op_sync(epf_op *op)
 {
     epf_status st;
@@ -53,6 +61,7 @@ epf_status epf_op_finalize(epf_op *op)
     if (op->control.base != NULL) {
         st = op->backend->wait(op);
         if (st == EPF_OK && epf_op_fault(op).status == EPF_OK && !op->backend->is_aborted(op)) {
+            detach_windows(op);
             st = epf_comm_barrier(op->comm); /* peers may still read what we pushed or they pull */
         }
     }
@@ -125,9 +134,17 @@ epf_status epf_op_replace_set(epf_op *op, epf_buffer_set *set, int64_t rows,
     epf_op_window window = {NULL, NULL, NULL};
     epf_status st = EPF_OK;
     epf_set_map_make(&op->shape, rows, &map);
+    if (op->backend->on_device) {
+        EPF_TRY(op->backend->wait(op));
+        EPF_TRY(epf_op_note(op, epf_comm_agree(op->comm, op->backend->set_grown(op, rows))));
+    }
     EPF_TRY(epf_op_note(op, op->backend->window_create(op, map.total_bytes, &window)));
     if (layout != NULL) {
         st = move_own_buffers(op, set, &map, window.base[op->comm->rank], layout);
+    }
+    if (op->backend->on_device) {
+        op->backend->window_detach(op, &set->window);
+        (void)epf_op_note(op, epf_comm_barrier(op->comm));
     }
     op->backend->window_destroy(op, &set->window); /* peers that still read it keep it mapped */
     set->window = window;

@@ -26,7 +26,7 @@ epf_status epf_phase_check_knobs(const epf_op *op, const epf_gemm_knobs *k)
     if (k->profile_file_name != NULL) {
         EPF_TRY(epf_prof_check_name(k->profile_file_name));
     }
-    return op->backend->check_knobs(k);
+    return op->backend->check_knobs(op, k);
 }
 
 epf_status epf_phase_check_fixed(const epf_op *op, const char *name, int32_t value, int32_t fixed)

@@ -43,7 +43,7 @@ static epf_status check_weight(const epf_op *op, const epf_weight_config *c, con
     w->block_n =
         c->gemm_block_size_n == EPF_AUTO ? op->config.fwd_gemm_block_size_n : c->gemm_block_size_n;
     w->block_k = c->gemm_block_size_k;
-    return EPF_OK;
+    return op->backend->weight_check(op, c, w);
 }
 
 static epf_status create(epf_op *op, const epf_weight_config *c, const char *name, epf_weight **out)
