@@ -8,6 +8,7 @@
 #include "base/epf_error.h"
 #include "cli.h"
 #include "cli_cost.h"
+#include "cli_device.h"
 #include "cli_json.h"
 #include "cli_options.h"
 #include "cli_text.h"
@@ -41,6 +42,8 @@ typedef struct variable {
 static const variable variables[] = {
     {"EPFUSE_GEMM", "tile product where none is asked for: auto, onednn, libxsmm, portable"},
     {"EPFUSE_VECTOR", "widest vectors of our own loops: base, avx2; else the machine's"},
+    {"EPFUSE_CUDA_TRANSPORT", "--device cuda: how ranks share memory: local, ipc, nvshmem"},
+    {"EPFUSE_NVSHMEM_LIB", "--device cuda: the NVSHMEM host library; else where the loader looks"},
     {"EPFUSE_RANK", "--join: this process's rank"},
     {"EPFUSE_NUM_RANKS", "--join: ranks of the group"},
     {"EPFUSE_RENDEZVOUS", "--join: any text that the ranks of one group share"},
@@ -89,7 +92,8 @@ typedef struct machine {
     char cpu[128];
     char features[256];
     int32_t num_cpus, num_cores, num_nodes;
-    char cuda[160];
+    char cuda[1024]; /* devices, or why there are none */
+    bool has_cuda;
     char launcher[256];
 } machine;
 
@@ -162,13 +166,6 @@ static void find_cores(machine *m)
     epf_topology_free(topology);
 }
 
-static void find_cuda(char *text, size_t bytes)
-{
-    const bool has_driver = access("/proc/driver/nvidia/version", R_OK) == 0;
-    (void)snprintf(text, bytes, "not in this build; %s",
-                   has_driver ? "an NVIDIA driver is loaded" : "no NVIDIA driver on this machine");
-}
-
 static void find_launcher(char *text, size_t bytes)
 {
     epf_env env;
@@ -236,8 +233,8 @@ static json_t *providers_json(void)
 static void print_info(const machine *m)
 {
     printf("%sepfuse %s%s\n", cli_bold(), epf_version(), cli_plain());
-    printf("backends\n  cpu   ok     W ranks as threads or processes\n  cuda  no     %s\n",
-           m->cuda);
+    printf("backends\n  cpu   ok     W ranks as threads or processes\n  cuda  %s     %s\n",
+           m->has_cuda ? "ok" : "no", m->cuda);
     print_providers();
     printf("machine\n  cpu       %s\n  features  %s\n", m->cpu, m->features);
     printf("  allowed   %d CPUs, %d cores, %d NUMA node%s\n", m->num_cpus, m->num_cores,
@@ -251,9 +248,9 @@ static json_t *info_json(const machine *m)
     json_t *cpu = json_pack("{s:o, s:s, s:i, s:i, s:i}", "name", cli_json_text(m->cpu), "features",
                             m->features, "cpus", m->num_cpus, "cores", m->num_cores, "numa_nodes",
                             m->num_nodes);
-    json_t *backends =
-        json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1, "text",
-                  "W ranks as threads or processes", "name", "cuda", "usable", 0, "text", m->cuda);
+    json_t *backends = json_pack("[{s:s, s:b, s:s}, {s:s, s:b, s:s}]", "name", "cpu", "usable", 1,
+                                 "text", "W ranks as threads or processes", "name", "cuda",
+                                 "usable", m->has_cuda, "text", m->cuda);
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "version", epf_version(), "backends",
                      backends, "tile_products", providers_json(), "machine", cpu, "launcher",
                      cli_json_text(m->launcher), "environment", environment_json());
@@ -281,7 +278,7 @@ int cli_info(int argc, char **argv)
     }
     find_cpu(&m);
     find_cores(&m);
-    find_cuda(m.cuda, sizeof m.cuda);
+    m.has_cuda = cli_device_describe(m.cuda, sizeof m.cuda);
     find_launcher(m.launcher, sizeof m.launcher);
     if (json) {
         json_t *object = only_environment ? json_pack("{s:o}", "environment", environment_json())

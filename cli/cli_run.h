@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "cli.h"
+#include "cli_device.h"
 #include "comm/epf_comm.h"
 #include "epfuse/epfuse.h"
 #include "model/epf_array.h"
@@ -37,7 +38,8 @@ typedef struct run_options {
     int32_t num_ranks;    /* W; 0 with --join: the launcher's                     */
     int32_t mode;         /* epf_combine_mode                                     */
     int32_t repeat;       /* 0: RUN_AUTO_REPEAT where the first is short          */
-    int32_t num_workers;  /* per rank; 0: the rank's share of the cores           */
+    int32_t num_workers;  /* per rank; 0: the rank's share of the cores, or of SMs */
+    int32_t backend;      /* epf_backend                                          */
     int32_t dtype;        /* of tokens; 0: the checkpoint's                       */
     int64_t check_tokens; /* -1: as many as are cheap                             */
     double capacity;
@@ -128,9 +130,20 @@ typedef struct run_shared {
     epf_op *op;
     epf_layer_context *context;
     epf_weight *w13, *w2;
-    int32_t *topk_idx; /* [T] zeros */
-    void *output;      /* [T, H] token type */
+    void *topk_idx;       /* [T] zeros, where the operator's tensors are, as all below */
+    void *gate;           /* [T]                                                       */
+    void *output;         /* [T, H] token type                                         */
+    void *first, *second; /* weights; only kept on a device, which does not copy them */
+    void *host_output;    /* [T, H] */
 } run_shared;
+
+/* The operator's tensors where it reads and writes them (cli_device.h). */
+typedef struct run_tensors {
+    void *tokens, *topk_idx, *topk_weight; /* of run_rank's host arrays */
+    void *activation;                      /* [R, I] */
+    void *output;                          /* [T, H] token type */
+    void *first, *second;                  /* weights; only kept on a device */
+} run_tensors;
 
 /* How a rank ended. */
 typedef struct run_end {
@@ -149,8 +162,8 @@ typedef struct run_rank {
     int32_t *topk_idx;  /* [T, K] */
     float *topk_weight; /* [T, K] */
     float *shared_gate; /* [T]    */
-    void *activation;   /* [R, I] */
-    void *output;       /* [T, H] token type */
+    void *output;       /* [T, H] token type, back on the host */
+    run_tensors seen;
     epf_group *group;
     epf_op *op;
     epf_layout *layout;
@@ -166,6 +179,12 @@ typedef struct run_rank {
 
 /* The whole life of rank comm->rank, with the report on rank 0; returns end->code.  Collective. */
 int run_rank_main(const run_job *job, epf_comm *comm, run_end *end);
+
+/* Tokens of the token type once, and what the router found, to where the operator reads them. */
+epf_status run_put_tokens(run_rank *r);
+epf_status run_put_routing(run_rank *r);
+/* Packs `shape` host elements; what a device must keep of them is *kept. */
+epf_status run_pack_weight(epf_op *op, epf_weight_config *config, void **kept, epf_weight **weight);
 
 /* Parts of it: load makes ready without any peer; steps are one repetition. */
 epf_status run_shared_load(run_rank *r);

@@ -69,7 +69,7 @@ epf_status run_find_floors(run_report *report)
     cli_cost *const costs = epf_alloc((size_t)job->num_ranks * RUN_NUM_PHASES, sizeof *costs);
     int64_t num_workers = 0;
     double touched = 0;
-    epf_status st;
+    epf_status st = EPF_OK;
 
     for (int32_t r = 0; r < job->num_ranks; r++) {
         num_workers += report->ranks[r]->num_workers;
@@ -87,6 +87,10 @@ epf_status run_find_floors(run_report *report)
         report->slots += work.slots;
         touched += costs[RUN_DISPATCH * job->num_ranks + r].memory_bytes +
                    costs[RUN_COMBINE * job->num_ranks + r].memory_bytes;
+    }
+    if (job->options->backend != EPF_BACKEND_CPU) { /* the rates are this machine's cores' */
+        report->num_threads = 0;
+        goto out;
     }
     EPF_TRY_GOTO(cli_rates_measure(job->dtype, report->num_threads, touched, &report->rates), out);
     for (int phase = RUN_DISPATCH; phase < RUN_NUM_PHASES; phase++) {

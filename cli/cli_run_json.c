@@ -86,11 +86,12 @@ epf_status run_report_json(const run_report *report)
     json_t *machine = json_pack("{s:i, s:f, s:f}", "threads", report->num_threads,
                                 "flop_per_second", report->rates.flop_per_s,
                                 "memory_bytes_per_second", report->rates.memory_bytes_per_s);
-    json_t *run = json_pack("{s:o, s:I, s:i, s:s, s:s, s:s, s:i}", "input", cli_json_text(o->input),
-                            "tokens", (json_int_t)job->num_tokens, "ranks", job->num_ranks,
-                            "started", job->started, "dtype", epf_dtype_name(job->dtype), "mode",
-                            o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter", "repeat",
-                            report->ranks[0]->num_runs);
+    json_t *run = json_pack(
+        "{s:o, s:I, s:i, s:s, s:s, s:s, s:s, s:i}", "input", cli_json_text(o->input), "tokens",
+        (json_int_t)job->num_tokens, "ranks", job->num_ranks, "started", job->started, "device",
+        o->backend == EPF_BACKEND_CUDA ? "cuda" : "cpu", "dtype", epf_dtype_name(job->dtype),
+        "mode", o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter", "repeat",
+        report->ranks[0]->num_runs);
 
     return cli_json_print(
         json_pack("{s:s, s:o, s:o, s:o, s:o, s:f, s:b, s:f, s:f, s:o, s:o, s:o, s:o}", "version",

@@ -19,7 +19,7 @@ static const char usage[] =
     "  --processes         ranks are processes, not threads\n"
     "  --join              this process is one rank of torchrun, mpirun or srun, or of\n"
     "                      EPFUSE_RANK, EPFUSE_NUM_RANKS and EPFUSE_RENDEZVOUS\n"
-    "  --device cpu        where to run (default cpu)\n"
+    "  --device DEVICE     cpu (default) or cuda: on Hopper GPUs, where ranks take turns\n"
     "  --mode MODE         fuse_scatter (default) or serial: the same bits\n"
     "  --dtype TYPE        auto (default: as the experts are stored), bf16, fp16 or fp32: what "
     "tokens\n"
@@ -36,7 +36,8 @@ static const char usage[] =
     "where\n"
     "                      the first is short, else that one)\n"
     "  --profile NAME      record one more run: prof/mega/NAME_*.perfetto-trace\n"
-    "  --workers N         threads of each rank (default: its share of the cores)\n"
+    "  --workers N         threads, or CTAs, of each rank (default: its share of the cores or "
+    "SMs)\n"
     "  --capacity X        rows of the receive buffers: tokens x K x X (default 4; they grow)\n"
     "  --timeout SECONDS   bound on every wait (default 100)\n"
     "  --json              one JSON object instead of the table\n";
@@ -102,16 +103,6 @@ static epf_status check_profile(const char *name)
     return epf_prof_check_name(name[0] == '\0' ? name : longest);
 }
 
-static epf_status parse_device(const char *text)
-{
-    EPF_CHECK_ARG(strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0,
-                  "--device: \"%.40s\", must be cpu", text);
-    if (strcmp(text, "cuda") == 0) {
-        return EPF_FAIL(EPF_E_DEVICE, "--device cuda: this build has no CUDA backend");
-    }
-    return EPF_OK;
-}
-
 static epf_status apply_number(int option, const char *text, run_options *o)
 {
     int64_t value = 0;
@@ -171,7 +162,7 @@ static epf_status apply(int option, const char *text, run_options *o)
         o->json = true;
         return EPF_OK;
     case OPT_DEVICE:
-        return parse_device(text);
+        return cli_device_parse(text, &o->backend);
     case OPT_MODE:
         return parse_mode(text, &o->mode);
     case OPT_DTYPE:
@@ -195,6 +186,9 @@ static int check_complete(int argc, char **argv, run_options *o)
     if (o->join && o->processes) {
         return cli_fail(CLI_USAGE, "run: --join and --processes exclude each other");
     }
+    if (o->profile != NULL && o->backend == EPF_BACKEND_CUDA) {
+        return cli_fail(CLI_USAGE, "run: --profile records the CPU's workers, not --device cuda");
+    }
     if (!o->join && o->num_ranks == 0) {
         o->num_ranks = 1;
     }
@@ -207,6 +201,7 @@ int run_options_parse(int argc, char **argv, run_options *o, bool *done)
 
     *o = (run_options){.layer = INT64_MIN,
                        .mode = EPF_COMBINE_FUSE_SCATTER,
+                       .backend = EPF_BACKEND_CPU,
                        .check_tokens = -1,
                        .capacity = 4,
                        .timeout_s = 100,

@@ -108,6 +108,51 @@ static epf_status load_tokens(run_rank *r)
     return EPF_OK;
 }
 
+/* The same arrays where the operator sees them; on the CPU copies, as on a device. */
+static epf_status take_tensors(run_rank *r)
+{
+    const int64_t elements = (int64_t)r->num_tokens * r->job->config->hidden;
+    const int64_t slots = (int64_t)r->num_tokens * r->job->config->routing.topk;
+    const int64_t width = epf_dtype_bytes(r->job->dtype);
+    const int32_t backend = r->job->options->backend;
+
+    EPF_TRY(cli_device_alloc(backend, elements * width, "tokens", &r->seen.tokens));
+    EPF_TRY(cli_device_alloc(backend, elements * width, "output", &r->seen.output));
+    EPF_TRY(cli_device_alloc(backend, slots * (int64_t)sizeof(int32_t), "expert ids",
+                             &r->seen.topk_idx));
+    EPF_TRY(cli_device_alloc(backend, slots * (int64_t)sizeof(float), "routing weights",
+                             &r->seen.topk_weight));
+    return run_put_tokens(r);
+}
+
+epf_status run_put_tokens(run_rank *r)
+{
+    const int64_t elements = (int64_t)r->num_tokens * r->job->config->hidden;
+    return cli_device_put(r->op, r->seen.tokens, r->tokens,
+                          elements * epf_dtype_bytes(r->job->dtype));
+}
+
+epf_status run_put_routing(run_rank *r)
+{
+    const int64_t slots = (int64_t)r->num_tokens * r->job->config->routing.topk;
+    EPF_TRY(cli_device_put(r->op, r->seen.topk_idx, r->topk_idx, slots * (int64_t)sizeof(int32_t)));
+    return cli_device_put(r->op, r->seen.topk_weight, r->topk_weight,
+                          slots * (int64_t)sizeof(float));
+}
+
+epf_status run_pack_weight(epf_op *op, epf_weight_config *config, void **kept, epf_weight **weight)
+{
+    const int64_t *n = config->tensor.shape;
+    const int64_t bytes = n[0] * n[1] * n[2] * epf_dtype_bytes(config->tensor.dtype);
+
+    if (op->config.backend != EPF_BACKEND_CPU) {
+        EPF_TRY(cli_device_alloc(op->config.backend, bytes, "weights", kept));
+        EPF_TRY(cli_device_put(op, *kept, config->tensor.data, bytes));
+        config->tensor.data = *kept;
+    }
+    return epf_weight_create(op, config, weight);
+}
+
 /* Packs [L, 2I, H] (gate_up) or [L, H, I] of this rank's experts. */
 static epf_status load_weight(run_rank *r, bool gate_up, epf_weight **weight)
 {
@@ -133,7 +178,7 @@ static epf_status load_weight(run_rank *r, bool gate_up, epf_weight **weight)
     EPF_TRY_GOTO(epf_weight_config_init(&config), out);
     config.tensor = run_tensor(copy, job->dtype, 3, shape);
     config.gate_up = gate_up;
-    st = epf_weight_create(r->op, &config, weight);
+    st = run_pack_weight(r->op, &config, gate_up ? &r->seen.first : &r->seen.second, weight);
 out:
     epf_free(copy);
     return st;
@@ -157,13 +202,15 @@ static epf_status load(run_rank *r)
     const uint64_t begin_ns = epf_now_ns();
 
     EPF_TRY(load_tokens(r));
+    EPF_TRY(take_tensors(r));
     EPF_TRY(load_weight(r, true, &r->w13));
     EPF_TRY(load_weight(r, false, &r->w2));
     if (r->job->config->shared_intermediate > 0) {
         EPF_TRY(run_shared_load(r));
     }
     r->result->load_ns = epf_now_ns() - begin_ns;
-    return first_route(r);
+    EPF_TRY(first_route(r));
+    return run_put_routing(r);
 }
 
 /* The rows are known after the first preprocess. */
@@ -173,16 +220,13 @@ static epf_status reserve_rows(run_rank *r)
 
     EPF_TRY(epf_layout_get(r->layout, &view));
     r->num_rows = view.num_recv_rows;
-    r->activation = epf_alloc((size_t)r->num_rows * (size_t)r->job->config->intermediate,
-                              (size_t)epf_dtype_bytes(r->job->dtype));
-    if (r->activation == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for %lld rows", r->rank,
-                        (long long)r->num_rows);
-    }
+    EPF_TRY(cli_device_alloc(r->job->options->backend,
+                             r->num_rows * r->job->config->intermediate *
+                                 epf_dtype_bytes(r->job->dtype),
+                             "rows", &r->seen.activation));
     r->result->num_rows = view.num_recv_rows;
-    memcpy(r->result->expert_rows, view.split_size,
-           (size_t)r->job->num_local * sizeof *view.split_size);
-    return EPF_OK;
+    return cli_device_get(r->op, r->result->expert_rows, view.split_size,
+                          r->job->num_local * (int64_t)sizeof *view.split_size);
 }
 
 /* ---- the life ---- */
@@ -201,10 +245,12 @@ static epf_status open_op(run_rank *r)
     config.dtype = job->dtype;
     config.capacity = job->options->capacity;
     config.num_workers = job->options->num_workers;
+    config.backend = job->options->backend;
+    EPF_TRY(cli_device_enter(config.backend, r->rank));
     EPF_TRY(epf_op_create(r->group, &config, &r->op));
     EPF_TRY(epf_comm_window_create(r->comm, run_result_bytes(job), &r->window));
     r->result = run_result_at(job, r->window->base[r->rank]);
-    r->result->num_workers = epf_exec_num_workers(r->op->exec);
+    r->result->num_workers = r->op->num_workers;
     r->result->node = r->comm->node;
     r->result->is_steady = 1;
     return epf_op_symmetric_bytes(r->op, &r->result->symmetric_bytes);
@@ -293,6 +339,9 @@ static epf_status live(run_rank *r)
 /* Everything but the window, which the report still reads. */
 static void free_rank(run_rank *r)
 {
+    void *const seen[] = {r->seen.tokens, r->seen.topk_idx, r->seen.topk_weight, r->seen.activation,
+                          r->seen.output, r->seen.first,    r->seen.second};
+
     run_shared_free(r);
     epf_weight_destroy(r->w13);
     epf_weight_destroy(r->w2);
@@ -304,8 +353,10 @@ static void free_rank(run_rank *r)
     epf_free(r->topk_idx);
     epf_free(r->topk_weight);
     epf_free(r->shared_gate);
-    epf_free(r->activation);
     epf_free(r->output);
+    for (size_t i = 0; i < sizeof seen / sizeof seen[0]; i++) {
+        cli_device_free(r->job->options->backend, seen[i]);
+    }
 }
 
 int run_rank_main(const run_job *job, epf_comm *comm, run_end *end)

@@ -49,7 +49,8 @@ static epf_status open_op(run_rank *r)
     config.topk = 1;
     config.num_tot_experts = 1;
     config.dtype = job->dtype;
-    config.num_workers = epf_exec_num_workers(r->op->exec); /* alone it would take all cores */
+    config.num_workers = r->op->num_workers; /* alone it would take all cores */
+    config.backend = r->op->config.backend;
     EPF_TRY(epf_op_create(r->shared.group, &config, &r->shared.op));
     return epf_layer_context_create(r->shared.op, &r->shared.context);
 }
@@ -68,10 +69,33 @@ static epf_status load_weights(run_rank *r, void *w13, void *w2)
     EPF_TRY(epf_moe_block_pack_shared(&r->job->block, &pack));
     EPF_TRY(epf_weight_config_init(&config));
     config.tensor = run_tensor(w2, r->job->dtype, 3, second);
-    EPF_TRY(epf_weight_create(r->shared.op, &config, &r->shared.w2));
+    EPF_TRY(run_pack_weight(r->shared.op, &config, &r->shared.second, &r->shared.w2));
     config.tensor = run_tensor(w13, r->job->dtype, 3, first);
     config.gate_up = true;
-    return epf_weight_create(r->shared.op, &config, &r->shared.w13);
+    return run_pack_weight(r->shared.op, &config, &r->shared.first, &r->shared.w13);
+}
+
+/* Every token's only slot names expert 0. */
+static epf_status take_tensors(run_rank *r)
+{
+    const int32_t backend = r->op->config.backend;
+    const int64_t tokens = r->num_tokens;
+    const int64_t bytes = tokens * r->job->config->hidden * epf_dtype_bytes(r->job->dtype);
+    int32_t *const zeros = epf_alloc((size_t)tokens, sizeof *zeros);
+    epf_status st = EPF_OK;
+
+    r->shared.host_output = epf_alloc((size_t)bytes, 1);
+    if (zeros == NULL || r->shared.host_output == NULL) {
+        st = EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for %d tokens", r->rank, r->num_tokens);
+        goto out;
+    }
+    EPF_TRY_GOTO(cli_device_alloc(backend, bytes, "shared experts", &r->shared.output), out);
+    EPF_TRY_GOTO(cli_device_alloc(backend, tokens * 4, "shared experts", &r->shared.gate), out);
+    EPF_TRY_GOTO(cli_device_alloc(backend, tokens * 4, "shared experts", &r->shared.topk_idx), out);
+    st = cli_device_put(r->shared.op, r->shared.topk_idx, zeros, tokens * 4);
+out:
+    epf_free(zeros);
+    return st;
 }
 
 epf_status run_shared_load(run_rank *r)
@@ -83,12 +107,7 @@ epf_status run_shared_load(run_rank *r)
     epf_status st;
 
     EPF_TRY(open_op(r));
-    r->shared.topk_idx = epf_alloc((size_t)r->num_tokens, sizeof *r->shared.topk_idx);
-    r->shared.output = epf_alloc((size_t)r->num_tokens * (size_t)c->hidden, width);
-    if (r->shared.topk_idx == NULL || r->shared.output == NULL) {
-        return EPF_FAIL(EPF_E_NO_MEMORY, "rank %d: no memory for %d tokens", r->rank,
-                        r->num_tokens);
-    }
+    EPF_TRY(take_tensors(r));
     w13 = epf_alloc_aligned(2 * elements, width, 64);
     w2 = epf_alloc_aligned(elements, width, 64);
     st = load_weights(r, w13, w2);
@@ -103,26 +122,34 @@ epf_status run_shared_forward(run_rank *r)
     const int64_t slots[3] = {r->num_tokens, 1, 0};
     epf_layer_forward_args args;
 
+    EPF_TRY(cli_device_put(r->shared.op, r->shared.gate, r->shared_gate,
+                           r->num_tokens * (int64_t)sizeof *r->shared_gate));
     EPF_TRY(epf_layer_forward_args_init(&args));
-    args.input = run_tensor(r->tokens, r->job->dtype, 2, tokens);
+    args.input = run_tensor(r->seen.tokens, r->job->dtype, 2, tokens);
     args.exp_indices = run_tensor(r->shared.topk_idx, EPF_DTYPE_I32, 2, slots);
-    args.weight = run_tensor(r->shared_gate, EPF_DTYPE_F32, 2, slots);
+    args.weight = run_tensor(r->shared.gate, EPF_DTYPE_F32, 2, slots);
     args.weights.packed_w13 = r->shared.w13;
     args.weights.packed_w2 = r->shared.w2;
     args.output = run_tensor(r->shared.output, r->job->dtype, 2, tokens);
     args.keep_for_backward = false;
     args.combine_mode = r->job->options->mode;
-    return epf_layer_forward(r->shared.op, r->shared.context, &args);
+    EPF_TRY(epf_layer_forward(r->shared.op, r->shared.context, &args));
+    return cli_device_settle(r->shared.op);
 }
 
 void run_shared_free(run_rank *r)
 {
+    void *const seen[] = {r->shared.topk_idx, r->shared.gate, r->shared.output, r->shared.first,
+                          r->shared.second};
+
     epf_weight_destroy(r->shared.w13);
     epf_weight_destroy(r->shared.w2);
     epf_layer_context_destroy(r->shared.context);
     epf_op_destroy(r->shared.op);
     epf_group_destroy(r->shared.group);
-    epf_free(r->shared.topk_idx);
-    epf_free(r->shared.output);
+    for (size_t i = 0; i < sizeof seen / sizeof seen[0]; i++) {
+        cli_device_free(r->job->options->backend, seen[i]);
+    }
+    epf_free(r->shared.host_output);
     memset(&r->shared, 0, sizeof r->shared);
 }

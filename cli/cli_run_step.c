@@ -58,8 +58,9 @@ epf_status run_step_preprocess(run_rank *r)
     epf_preprocess_args args;
 
     EPF_TRY(epf_preprocess_args_init(&args));
-    args.exp_indices = run_tensor(r->topk_idx, EPF_DTYPE_I32, 2, shape);
-    return epf_preprocess(r->op, &args, &r->layout);
+    args.exp_indices = run_tensor(r->seen.topk_idx, EPF_DTYPE_I32, 2, shape);
+    EPF_TRY(epf_preprocess(r->op, &args, &r->layout));
+    return cli_device_settle(r->op);
 }
 
 static epf_status dispatch(run_rank *r)
@@ -73,15 +74,16 @@ static epf_status dispatch(run_rank *r)
 
     EPF_TRY(epf_dispatch_group_gemm_args_init(&args));
     args.layout = r->layout;
-    args.input = run_tensor(r->tokens, r->job->dtype, 2, tokens);
-    args.weight = run_tensor(r->topk_weight, EPF_DTYPE_F32, 2, slots);
+    args.input = run_tensor(r->seen.tokens, r->job->dtype, 2, tokens);
+    args.weight = run_tensor(r->seen.topk_weight, EPF_DTYPE_F32, 2, slots);
     args.packed_weight = r->w13;
     args.use_block_wise_barrier = true;
     args.activation = EPF_ACTIVATION_SWIGLU;
-    args.activation_output = run_tensor(r->activation, r->job->dtype, 2, rows);
+    args.activation_output = run_tensor(r->seen.activation, r->job->dtype, 2, rows);
     args.keep_gemm_output = false;
     if (!r->is_profiling) {
-        return epf_dispatch_group_gemm(r->op, &args, NULL);
+        EPF_TRY(epf_dispatch_group_gemm(r->op, &args, NULL));
+        return cli_device_settle(r->op);
     }
     run_profile_name(r->job->options->profile, true, name);
     args.enable_profiler = true;
@@ -100,12 +102,13 @@ static epf_status combine(run_rank *r)
 
     EPF_TRY(epf_group_gemm_combine_args_init(&args));
     args.layout = r->layout;
-    args.gemm_input_data = run_tensor(r->activation, r->job->dtype, 2, rows);
+    args.gemm_input_data = run_tensor(r->seen.activation, r->job->dtype, 2, rows);
     args.packed_weight = r->w2;
     args.combine_mode = r->job->options->mode;
-    args.combine_output = run_tensor(r->output, r->job->dtype, 2, tokens);
+    args.combine_output = run_tensor(r->seen.output, r->job->dtype, 2, tokens);
     if (!r->is_profiling) {
-        return epf_group_gemm_combine(r->op, &args, NULL);
+        EPF_TRY(epf_group_gemm_combine(r->op, &args, NULL));
+        return cli_device_settle(r->op);
     }
     run_profile_name(r->job->options->profile, false, name);
     args.enable_profiler = true;
@@ -127,8 +130,8 @@ static void keep_output(run_rank *r)
         const int64_t count = left < RUN_CHUNK ? left : RUN_CHUNK;
         const size_t byte = (size_t)at * width;
         epf_convert_to_f32(routed, (const uint8_t *)r->output + byte, dtype, count);
-        if (r->shared.output != NULL) {
-            epf_convert_to_f32(shared, (const uint8_t *)r->shared.output + byte, dtype, count);
+        if (r->shared.host_output != NULL) {
+            epf_convert_to_f32(shared, (const uint8_t *)r->shared.host_output + byte, dtype, count);
             for (int64_t i = 0; i < count; i++) {
                 routed[i] += shared[i];
             }
@@ -142,6 +145,18 @@ static void keep_output(run_rank *r)
     r->has_output = true;
 }
 
+/* Both outputs back to the host. */
+static epf_status get_outputs(run_rank *r)
+{
+    const int64_t bytes =
+        (int64_t)r->num_tokens * r->job->config->hidden * epf_dtype_bytes(r->job->dtype);
+
+    EPF_TRY(cli_device_get(r->op, r->output, r->seen.output, bytes));
+    return r->shared.op == NULL
+               ? EPF_OK
+               : cli_device_get(r->shared.op, r->shared.host_output, r->shared.output, bytes);
+}
+
 epf_status run_step(run_rank *r, run_times *times)
 {
     lap_clock clock = {0};
@@ -149,6 +164,7 @@ epf_status run_step(run_rank *r, run_times *times)
     EPF_TRY(epf_comm_barrier(r->comm));
     clock.times.begin_ns = clock.last_ns = epf_now_ns();
     EPF_TRY(run_step_router(r));
+    EPF_TRY(run_put_routing(r));
     lap(&clock, RUN_ROUTER);
     EPF_TRY(run_step_preprocess(r));
     lap(&clock, RUN_PREPROCESS);
@@ -162,6 +178,7 @@ epf_status run_step(run_rank *r, run_times *times)
     }
     clock.times.end_ns = clock.last_ns;
     *times = clock.times;
+    EPF_TRY(get_outputs(r));
     keep_output(r);
     return EPF_OK;
 }

@@ -31,9 +31,10 @@ static void print_head(const run_report *report)
     if (c->shared_intermediate > 0) {
         printf(", shared %d%s", c->shared_intermediate, c->has_shared_gate ? " gated" : "");
     }
-    printf("\n%" PRId64 " tokens of %s as %s on %d rank%s (%s, %d worker%s each), %s\n\n",
+    printf("\n%" PRId64 " tokens of %s as %s on %d rank%s (%s%s, %d worker%s each), %s\n\n",
            job->num_tokens, o->input, epf_dtype_name(job->dtype), job->num_ranks,
-           job->num_ranks == 1 ? "" : "s", job->started, report->ranks[0]->num_workers,
+           job->num_ranks == 1 ? "" : "s", job->started,
+           o->backend == EPF_BACKEND_CUDA ? " on CUDA" : "", report->ranks[0]->num_workers,
            report->ranks[0]->num_workers == 1 ? "" : "s",
            o->mode == EPF_COMBINE_SERIAL ? "serial" : "fuse_scatter");
 }
@@ -104,12 +105,16 @@ static void print_times(const run_report *report)
             print_phase(report, phase);
         }
     }
-    printf("floor: the larger of FLOP at %s and memory bytes at %s, measured here just now with %d "
-           "thread%s\n\n",
-           cli_si(report->rates.flop_per_s, "FLOP/s", flop),
-           cli_si(report->rates.memory_bytes_per_s, "B/s", memory), report->num_threads,
-           report->num_threads == 1 ? "" : "s");
-    printf("%.0f tokens/s", (double)report->job->num_tokens / report->seconds[RUN_NUM_PHASES]);
+    if (report->num_threads > 0) {
+        printf("floor: the larger of FLOP at %s and memory bytes at %s, measured here just now "
+               "with %d "
+               "thread%s\n\n",
+               cli_si(report->rates.flop_per_s, "FLOP/s", flop),
+               cli_si(report->rates.memory_bytes_per_s, "B/s", memory), report->num_threads,
+               report->num_threads == 1 ? "" : "s");
+    }
+    printf("%s%.0f tokens/s", report->num_threads > 0 ? "" : "\n",
+           (double)report->job->num_tokens / report->seconds[RUN_NUM_PHASES]);
     if (repeat > 1) {
         printf(", median of %d runs after a warm-up, %s", repeat,
                report->is_steady ? "all with the same bits" : "WITH DIFFERENT BITS");
