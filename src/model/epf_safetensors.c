@@ -154,11 +154,13 @@ static epf_status check_size(const epf_safetensors *file, const entry *e)
     uint64_t bits = epf_file_dtype_bits((epf_file_dtype)e->dtype);
     uint64_t elements = 1;
     for (uint32_t i = 0; i < e->num_dims; i++) {
-        if (__builtin_mul_overflow(elements, (uint64_t)file->shapes[e->shape + i], &elements)) {
+        /* 63 bits at every step: callers multiply signed, and a 0 at the end hides nothing */
+        if (__builtin_mul_overflow(elements, (uint64_t)file->shapes[e->shape + i], &elements) ||
+            elements > INT64_MAX) {
             return entry_error(file, e, "the product of its shape overflows 64 bit");
         }
     }
-    if (elements > INT64_MAX || __builtin_mul_overflow(elements, bits, &bits)) {
+    if (__builtin_mul_overflow(elements, bits, &bits)) {
         return entry_error(file, e, "its size in bits overflows 64 bit");
     }
     if (bits % 8 != 0) {

@@ -109,6 +109,7 @@ static const hostile_case numbers[] = {
     {"product 2^64", A("U8", "[4294967296,4294967296]", "[0,0]"), "overflows 64 bit", F},
     {"zero hides an overflow", A("U8", "[4294967296,4294967296,0]", "[0,0]"), "overflows 64 bit",
      F},
+    {"zero hides 2^64 - 2", A("U8", "[9223372036854775807,2,0]", "[0,0]"), "overflows 64 bit", F},
     {"bytes 2^64", A("F64", "[2305843009213693952]", "[0,0]"), "size in bits overflows 64 bit", F},
     {"1000 dimensions", A("U8", "[~999{1,}1]", "[0,1]") "|a", "shape has 1000 dimensions", F},
     {"shape is an object", A("U8", "{}", "[0,4]") "|abcd", "shape is missing or no array", F},
@@ -231,5 +232,5 @@ int main(void)
     RUN(wrapped, names);
     RUN(raw, lengths);
     check_huge(&raw);
-    return hostile_end(&raw, 100);
+    return hostile_end(&raw, 107);
 }
