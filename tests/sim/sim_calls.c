@@ -172,11 +172,44 @@ static epf_status preprocess(run_rank *k, const plan_call *call)
     return st;
 }
 
+/* Tokens into the send buffer, for dispatch without a copy; it grows before, not with them in it. */
+static epf_status fill_send_buffer(run_rank *k, op_rank *r)
+{
+    const size_t bytes = (size_t)r->x.cols * epf_element_bytes(r->x.dtype);
+    epf_tensor rows;
+    epf_tensor weights;
+    epf_tensor buffer;
+    epf_status st = epf_init_output_buffer(k->op, r->layout, r->c->knobs.buffer, &rows, &weights);
+    if (st == EPF_OK) {
+        st = epf_op_send_buffer(k->op, r->c->knobs.buffer, &buffer);
+    }
+    for (int64_t t = 0; st == EPF_OK && t < r->x.rows; t++) {
+        memcpy((char *)buffer.data + (size_t)t * bytes,
+               (const char *)r->x.tensor.data + (size_t)t * bytes, bytes);
+    }
+    return st;
+}
+
+/* The gates into the gate buffer, for combine without a copy. */
+static epf_status fill_gate_buffer(run_rank *k, const op_rank *r)
+{
+    const epf_ref_matrix *const gates = &r->c->ranks[r->id].gate_in;
+    epf_tensor buffer;
+    const epf_status st = epf_op_gate_buffer(k->op, r->c->knobs.buffer, &buffer);
+    if (st == EPF_OK) {
+        epf_pack((epf_dtype)buffer.dtype, gates->value, gates->rows, buffer.data);
+    }
+    return st;
+}
+
 static epf_status dispatch(run_rank *k, const plan_call *call)
 {
     op_rank *const r = case_of(k, call);
     epf_dispatch_group_gemm_args args = op_dispatch_args(r);
-    epf_status st;
+    epf_status st = r->c->knobs.in_place ? fill_send_buffer(k, r) : EPF_OK;
+    if (st != EPF_OK) {
+        return st;
+    }
     if (call->kind == CALL_ODD_DISPATCH && call->rank == k->rank.rank) {
         args.comm_buffer_id = 1 - args.comm_buffer_id;
     }
@@ -205,7 +238,10 @@ static epf_status combine(run_rank *k, const plan_call *call)
     const int64_t tiles = r->c->route.ranks[r->id].num_tiles_total;
     epf_group_gemm_combine_result result;
     epf_group_gemm_combine_args args;
-    epf_status st;
+    epf_status st = r->c->knobs.gates_in_place ? fill_gate_buffer(k, r) : EPF_OK;
+    if (st != EPF_OK) {
+        return st;
+    }
     if (r->c->knobs.signal && r->signal.tensor.data == NULL) {
         r->signal = op_matrix_make(tiles, 1, EPF_DTYPE_I32, (op_guard){1, 0});
     }

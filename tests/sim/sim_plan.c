@@ -80,6 +80,8 @@ static op_knobs random_knobs(const sim_plan *p, epf_rng *rng)
     k.own_outputs = p->is_layer || one_in(rng, 2);
     k.no_weights = !p->is_layer && one_in(rng, 4);
     k.gates = one_in(rng, 2);
+    k.gates_in_place = k.gates && one_in(rng, 3);
+    k.in_place = one_in(rng, 5);
     k.signal = !k.mixed && one_in(rng, 8);
     k.grad_dtype = !p->is_layer && one_in(rng, 4) ? EPF_DTYPE_F32 : 0;
     return k;
@@ -110,6 +112,8 @@ static bool make_case(sim_plan *p, epf_rng *rng, int32_t which)
     p->knobs[which].buffer = epf_rng_below(rng, p->knobs[0].num_buffers);
     if (which > 0) {
         p->knobs[which].gates = one_in(rng, 2);
+        p->knobs[which].gates_in_place = p->knobs[which].gates && one_in(rng, 3);
+        p->knobs[which].in_place = one_in(rng, 5);
         p->knobs[which].block_wise = one_in(rng, 2);
     }
     p->cases[which] = op_case_make(p->data[which], &p->knobs[which], false);
@@ -175,7 +179,8 @@ static plan_call random_call(const sim_plan *p, epf_rng *rng, progress *g)
         note_preprocess(g, call.which);
     } else if (chance == 5 && p->knobs[0].num_buffers > 1 &&
                p->data[0]->problem.capacity >= p->config.num_ranks) { /* nobody has to regrow */
-        call.kind = CALL_ODD_DISPATCH;
+        call.kind = p->knobs[call.which].in_place ? CALL_DISPATCH : CALL_ODD_DISPATCH;
+        note_dispatch(p, g, call.which);
     } else if (!g->has_rows[call.which] || chance < 8) {
         call.kind = CALL_DISPATCH;
         note_dispatch(p, g, call.which);
