@@ -265,7 +265,7 @@ EPF_API epf_status epf_op_barrier(epf_op *op);
  *     Tensors are device memory; they must stay as they are until the stream has passed the call.
  *   - Arguments are checked at once.  What goes wrong on the device shows in epf_op_poll_error() and
  *     epf_op_synchronize(), and ends the calls behind it as well.  Routing that preprocess refuses shows in
- *     epf_layout_get(); calls with such a layout fail.
+ *     epf_layout_get() on all ranks; calls with such a layout leave their results as they are.
  *   - The host does not know a layout's row counts until epf_layout_get() has waited for them.  Before that, results have
  *     capacity size: epf_*_result tensors and the operator's own memory have the rows of the buffer set, tensors of the
  *     caller count with the rows they have.  A device that meets more rows than the smallest holds gives EPF_E_CAPACITY

@@ -20,7 +20,8 @@ static epf_status check_config(const epf_op_config *c)
                         c->gemm_library);
     }
     if (c->pin_workers) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED, "pin_workers: true, but the CUDA backend has no threads");
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "pin_workers: true, but the CUDA backend has no threads");
     }
     if (c->fwd_gemm_block_size_n != BLOCK_N) {
         return EPF_FAIL(EPF_E_UNSUPPORTED,
@@ -205,14 +206,6 @@ static void destroy(epf_op *op)
 
 /* --- layouts ---------------------------------------------------------------------------------- */
 
-/* Rows whose sources a layout holds: all there can be, unless buffers must not grow to hold them anyway. */
-static int64_t row_capacity(const epf_op *op)
-{
-    return op->config.allow_regrow || op->config.need_reversed_token_scatter_idx
-               ? epf_shape_max_rows(&op->shape)
-               : op->sets[0].map.rows;
-}
-
 static epf_status reserve_ints(epf_op *op, int64_t count, const char *name, int32_t **array)
 {
     epf_memory memory = {NULL, 0};
@@ -225,7 +218,7 @@ static epf_status layout_create(epf_layout *l)
 {
     epf_op *const op = l->op;
     epf_cuda_layout *device;
-    const int64_t rows = row_capacity(op);
+    const int64_t rows = epf_shape_max_rows(&op->shape); /* of sources: whatever the sets hold */
     const int64_t tiles = epf_cuda_max_tiles(rows, op->shape.num_local);
     EPF_TRY(reserve_ints(op, 2 * rows, "layout: row_source", &l->row_source));
     l->row_source_rows = rows;
@@ -254,15 +247,11 @@ static epf_status say_refusal(const epf_op *op, const epf_layout_head *head)
 {
     const epf_status st = (epf_status)head->status;
     const int32_t topk = op->shape.topk;
-    if (st == EPF_E_CAPACITY) {
-        return EPF_FAIL(st, "capacity: a rank receives %d rows, the buffers hold %lld",
-                        head->max_rows, (long long)row_capacity(op));
-    }
     if (st == EPF_E_INVALID && head->where >= 0) {
         return EPF_FAIL(
             st, "exp_indices[%d, %d] on rank %d: %d, must be -1..%d (-1 and %d drop the slot)",
-            head->where / topk, head->where % topk, head->rank, head->value,
-            op->shape.num_experts, op->shape.num_experts);
+            head->where / topk, head->where % topk, head->rank, head->value, op->shape.num_experts,
+            op->shape.num_experts);
     }
     return EPF_FAIL(st, "preprocess: rank %d refused its arguments or scatter indices", head->rank);
 }
@@ -278,7 +267,8 @@ static epf_status layout_wait(epf_layout *l)
         return epf_op_say(&fault);
     }
     EPF_TRY(st);
-    if (head.status != EPF_OK) {
+    l->is_refused = head.status != EPF_OK;
+    if (l->is_refused) {
         return say_refusal(op, &head);
     }
     l->epoch = head.epoch;
@@ -286,7 +276,7 @@ static epf_status layout_wait(epf_layout *l)
     l->num_rows = head.num_rows;
     l->max_rows = head.max_rows;
     l->num_tiles = head.num_tiles;
-    l->is_known = true;
+    l->is_known = !epf_cuda_layout_is_captured(l->device);
     return EPF_OK;
 }
 
@@ -294,14 +284,13 @@ static epf_status layout_wait(epf_layout *l)
 
 static epf_cuda_indices indices_of(const epf_tensor *t)
 {
-    const epf_cuda_indices indices = {
-        epf_tensor_given(t) ? t->data : NULL,
-        epf_tensor_given(t) && t->shape[0] > 1 ? t->stride[0] : t->shape[1]};
+    const epf_cuda_indices indices = {epf_tensor_given(t) ? t->data : NULL,
+                                      epf_tensor_given(t) && t->shape[0] > 1 ? t->stride[0]
+                                                                             : t->shape[1]};
     return indices;
 }
 
-static void fill_preprocess(const epf_exchange *x, const epf_layout *l,
-                            epf_cuda_preprocess_args *a)
+static void fill_preprocess(const epf_exchange *x, const epf_layout *l, epf_cuda_preprocess_args *a)
 {
     memset(a, 0, sizeof *a);
     a->num_tokens = x->refused == EPF_OK ? (int32_t)x->args.exp_indices.shape[0] : -1;
@@ -351,6 +340,7 @@ static epf_status enqueue_preprocess(epf_exchange *x)
     epf_op_fill_call(op, &op->sets[0], &call);
     fill_preprocess(x, l, &args);
     l->is_known = false;
+    l->is_refused = false;
     l->num_tokens = args.num_tokens > 0 ? args.num_tokens : 0;
     return epf_cuda_op_preprocess(op->cuda, l->device, &call, &args);
 }

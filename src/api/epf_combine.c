@@ -241,7 +241,7 @@ static epf_status resolve_outputs(combine *c)
     if (has_gate(c)) {
         EPF_TRY(epf_output_of(&c->args.output_gate, &gate, &gates, &c->result.output_gate));
     }
-    if (!c->launch.call.phase.direct) {
+    if (!c->launch.call.phase.direct && !op->backend->on_device) {
         EPF_TRY(epf_op_memory_reserve(
             c->op, &c->op->staged, epf_op_max_rows(op, l, c->set) * epf_shape_row_bytes(&op->shape),
             "rows before scatter"));

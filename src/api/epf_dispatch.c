@@ -160,7 +160,7 @@ static epf_status check(dispatch *d)
 static void fill(dispatch *d)
 {
     const epf_dispatch_group_gemm_args *const a = &d->args;
-    const epf_tensor *const by_rows[] = {&d->result.gemm_output, &a->activation_output,
+    const epf_tensor *const by_rows[] = {&a->gemm_output_data, &a->activation_output,
                                          &a->dispatch_output, &a->weight_recv};
     epf_call *const c = &d->launch.call;
     const uint8_t *own;
@@ -192,6 +192,11 @@ static void fill(dispatch *d)
     d->launch.profile_file_name = d->knobs.profile_file_name;
     d->launch.capacity =
         epf_phase_capacity(d->set, by_rows, (int32_t)(sizeof by_rows / sizeof by_rows[0]));
+    if (a->keep_gemm_output && !epf_tensor_given(&a->gemm_output_data)) {
+        d->launch.capacity =
+            epf_min64(d->launch.capacity,
+                      d->set->gemm_output.bytes / (d->weight->n * d->op->shape.token_bytes));
+    }
 }
 
 /* The caller's tensor, cut to the rows that are known. */

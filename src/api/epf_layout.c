@@ -173,7 +173,7 @@ epf_status epf_layout_check(const epf_layout *layout, const epf_op *op)
 {
     EPF_CHECK_ARG(layout != NULL, "layout: NULL");
     EPF_CHECK_ARG(layout->op == op, "layout: belongs to another operator");
-    if (!layout->is_filled) {
+    if (!layout->is_filled || layout->is_refused) {
         return EPF_FAIL(EPF_E_STATE, "layout: its last epf_preprocess() failed");
     }
     return EPF_OK;
@@ -190,7 +190,7 @@ epf_status epf_layout_get(const epf_layout *l, epf_layout_view *view)
 {
     EPF_CHECK_ARG(l != NULL, "layout: NULL");
     EPF_CHECK_ARG(view != NULL, "view: NULL");
-    EPF_TRY(epf_layout_check(l, l->op));
+    EPF_TRY(l->is_refused ? EPF_OK : epf_layout_check(l, l->op)); /* why it was, is learned again */
     EPF_TRY(epf_layout_learn(l));
     memset(view, 0, sizeof *view);
     view->num_dispatch_token_cur_rank = l->num_tokens;

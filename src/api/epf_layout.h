@@ -21,16 +21,17 @@
 struct epf_layout {
     epf_op *op;
     const epf_backend_ops *backend; /* of op, which may be gone when the layout is destroyed */
-    uint32_t epoch;             /* of its preprocess: the same on all ranks */
-    bool is_filled;             /* preprocess succeeded; on a device: was enqueued */
-    bool is_known;              /* the host knows the row counts below */
-    int32_t num_tokens;         /* T of this rank */
-    int32_t num_slots;          /* slots sent */
-    int32_t num_before;         /* slots dropped by -1, which sort before all experts */
-    int32_t num_rows;           /* R of this rank */
-    int32_t max_rows;           /* largest R of any rank */
-    int32_t high_tokens;        /* most tokens ever written: entries past them are still -1 */
-    int32_t high_rows;          /* as high_tokens, for rows */
+    uint32_t epoch;                 /* of its preprocess: the same on all ranks */
+    bool is_filled;                 /* preprocess succeeded; on a device: was enqueued */
+    bool is_known;                  /* the host knows the row counts below */
+    bool is_refused;     /* on a device: the host has learned that preprocess refused the routing */
+    int32_t num_tokens;  /* T of this rank */
+    int32_t num_slots;   /* slots sent */
+    int32_t num_before;  /* slots dropped by -1, which sort before all experts */
+    int32_t num_rows;    /* R of this rank */
+    int32_t max_rows;    /* largest R of any rank */
+    int32_t high_tokens; /* most tokens ever written: entries past them are still -1 */
+    int32_t high_rows;   /* as high_tokens, for rows */
 #define X(name, entries) int32_t *name;
     EPF_LAYOUT_ARRAYS(X, 0)
 #undef X

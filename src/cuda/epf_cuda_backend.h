@@ -79,9 +79,12 @@ epf_status epf_cuda_layout_create(epf_cuda_op *op, epf_cuda_layout **layout);
 void epf_cuda_layout_destroy(
     epf_cuda_layout *layout); /* accepts NULL; also after the operator is gone */
 
-/* Waits until the layout's last preprocess has ended; its head. */
+/* Waits until the layout's last preprocess has ended; its head.  EPF_E_STATE: it did not end before a reset. */
 epf_status epf_cuda_layout_wait(epf_cuda_op *op, const epf_cuda_layout *layout,
                                 epf_layout_head *head);
+
+/* The layout's last preprocess is part of a graph: what was learned of it holds until the next replay only. */
+bool epf_cuda_layout_is_captured(const epf_cuda_layout *layout);
 
 /* `args` with all but the call's operator, the heads and what the operator keeps. */
 epf_status epf_cuda_op_preprocess(epf_cuda_op *op, epf_cuda_layout *layout, const epf_call *call,

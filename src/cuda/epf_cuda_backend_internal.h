@@ -35,6 +35,7 @@ struct epf_cuda_layout {
     epf_layout_head *host_head; /* host memory that the device writes */
     uint32_t expected;          /* num_finished when its last preprocess has ended */
     uint32_t generation;        /* in which that was enqueued */
+    bool is_captured;           /* it is part of a graph: each replay makes another head */
 };
 
 epf_status epf_cuda_is_capturing(cudaStream_t stream, bool *is_capturing);

@@ -53,6 +53,9 @@ static bool has_finished(void *context)
 static epf_status wait_head(epf_cuda_op *o, const epf_cuda_layout *l)
 {
     epf_cuda_layout probe = *l;
+    if (l->generation != o->generation && !has_finished(&probe)) {
+        return EPF_FAIL(EPF_E_STATE, "layout: its preprocess did not end before epf_op_reset()");
+    }
     if (o->has_captured) { /* replays count as well, which the host cannot know */
         return epf_cuda_op_wait(o);
     }
@@ -79,6 +82,11 @@ epf_status epf_cuda_layout_wait(epf_cuda_op *o, const epf_cuda_layout *l, epf_la
     return st;
 }
 
+bool epf_cuda_layout_is_captured(const epf_cuda_layout *l)
+{
+    return l->is_captured;
+}
+
 /* --- calls ------------------------------------------------------------------------------------ */
 
 static void fill_call(const epf_cuda_op *o, const epf_call *call, epf_cuda_call *c)
@@ -96,6 +104,7 @@ static void fill_call(const epf_cuda_op *o, const epf_call *call, epf_cuda_call 
 static void count_preprocess(epf_cuda_op *o, epf_cuda_layout *l, bool is_capturing)
 {
     o->has_captured = o->has_captured || is_capturing;
+    l->is_captured = is_capturing;
     if (!is_capturing) {
         l->expected = ++o->num_preprocess;
     }
