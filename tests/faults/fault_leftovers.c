@@ -88,10 +88,12 @@ void verify_leftovers(const verify_promise *promise, verify_run *run)
     while (verify_more(run)) {
         run_round(run, (const fault_pool *const *)pools, &place);
     }
-    verify_note(run, "0 temp files, 0 processes, 0 descriptors%s",
-                place.is_private
-                    ? ", 0 files in /dev/shm, 0 sockets"
-                    : " (/dev/shm and sockets are shared with others here: not counted)");
+    if (run->outcome == VERIFY_OK) {
+        verify_note(run, "0 temp files, 0 processes, 0 descriptors%s",
+                    place.is_private
+                        ? ", 0 files in /dev/shm, 0 sockets"
+                        : " (/dev/shm and sockets are shared with others here: not counted)");
+    }
     for (int32_t w = 2; w <= FAULT_MAX_RANKS; w++) {
         fault_pool_free(pools[w]);
     }
