@@ -307,10 +307,10 @@ epf_status rank_call(run_rank *k, const plan_call *call)
     odd_begun = odd_begun || call->kind == CALL_ODD_DISPATCH;
     sim_note(call_name(call->kind), -1);
     st = make_call(k, call);
-    failed_position =
-        st == EPF_E_NO_MEMORY && sim_fault_now() != NULL && sim_fault_now()->rank == k->rank.rank
-            ? k->position
-            : failed_position;
+    if (st == EPF_E_NO_MEMORY && sim_fault_now() != NULL &&
+        sim_fault_now()->rank == k->rank.rank) { /* a layer is several calls in one */
+        failed_position = k->position - (call->kind == CALL_LAYER ? 1 : 0);
+    }
     sim_note(call_name(call->kind), (int32_t)st);
     check_answer(k, call_name(call->kind), normal, st, start_ns);
     k->num_calls++;

@@ -5,6 +5,7 @@
  *     test_sim SEED trace N    that run and its last N steps
  *     test_sim FIRST COUNT     runs FIRST .. FIRST + COUNT - 1
  */
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,6 +80,8 @@ int main(int argc, char **argv)
                                  .trace_length = argc > 3 ? (int32_t)strtol(argv[3], NULL, 10) : 0};
     run_totals totals = {0};
 
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 30); /* memory of one run serves the next */
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 30);
     catch_crashes();
     for (uint64_t seed = first; seed < first + count; seed++) {
         running = seed;

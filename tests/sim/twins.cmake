@@ -49,8 +49,8 @@ epf_twin(wrap_without_meeting src/api/epf_op.c
     }
     op->epoch++;]])
 epf_twin(reset_without_meeting src/api/epf_op.c
-  [[    EPF_TRY(epf_comm_barrier(op->comm)); /* nobody starts before all are clean */]]
-  [[    EPF_TRY(SIM_TWIN ? EPF_OK : epf_comm_barrier(op->comm));]])
+  [[epf_comm_barrier(op->comm); /* nobody starts before all are clean */]]
+  [[SIM_TWIN ? EPF_OK : epf_comm_barrier(op->comm);]])
 epf_twin(peers_words_kept src/api/epf_backend_cpu.c
   [[        memset(op->sets[i].window.base[rank], 0, (size_t)op->sets[i].map.recv_weight);]]
   [[        memset(op->sets[i].window.base[rank], 0,
