@@ -5,8 +5,8 @@
  * promises of reset() and of a barrier (a generation that never sinks; nobody leaves with EPF_OK before all
  * have come; a rank may run into its deadline though others passed, and then is told to reset).
  *
- * Each rank comes from a call of its own epoch, in which it may have given up, been told, or noticed nothing;
- * it may have a wider window than others.  Then its user calls reset until it succeeds, with a try at a
+ * Each rank comes from a call, in which it may have given up, been told, or noticed nothing; one may be a call
+ * behind, one may have a wider window than the others.  Then its user calls reset until it succeeds, with a try at a
  * call in between where one is allowed, and ends with a call of all ranks.  A meeting of the communicator
  * runs into its deadline FAILS times in all; a call does where a peer has gone back to reset.
  *
@@ -182,17 +182,14 @@ inline raise_all()
 
 inline enter()
 {
-    epoch++;
-    for (p : 0 .. W - 1) {
-        atomic {
-            if
-            :: me == by && p == home -> atomic_mark(me)
-            :: else
-            fi;
-            store_release(me, ENTERED(p, me), epoch)
-        }
+    atomic {
+        epoch++;
+        if
+        :: me == by -> atomic_mark(me)
+        :: else
+        fi;
+        tell_release(me, ENTERED(0, me), epoch)
     }
-    p = 0
 }
 
 /* A call of all ranks, where the operator lets itself be called. */
@@ -217,17 +214,12 @@ inline call()
     fi
 }
 
-proctype rank(byte me; byte home; byte by)
+proctype rank(byte me; byte home; byte by; byte epoch)
 {
-    byte epoch;
     byte most;
     byte p;
     bool fault;
     bool ok;
-    if /* the old call: in it, or one behind */
-    :: epoch = 1
-    :: epoch = 2
-    fi;
     enter();
     if
     :: raise_all()
@@ -253,17 +245,16 @@ init
     byte i;
     byte home;
     byte by;
+    byte behind;
+    byte wide;
     atomic {
         select(home : 0 .. W - 1);
         select(by : 0 .. W - 1);
+        select(behind : 0 .. W);
+        select(wide : 0 .. W);
         for (i : 0 .. W - 1) {
-            if
-            :: rows[i] = 1
-            :: rows[i] = 2
-            fi
-        }
-        for (i : 0 .. W - 1) {
-            run rank(i, home, by)
+            rows[i] = (i == wide -> 2 : 1);
+            run rank(i, home, by, (i == behind -> 0 : 1))
         }
     }
 }
