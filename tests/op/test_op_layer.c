@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "op_case.h"
+#include "op_device.h"
 #include "support/epf_check.h"
+#include "support/epf_space.h"
 
 typedef struct layer_variant {
     const char *name;
@@ -85,8 +86,9 @@ static void make_tensors(layer_rank *k)
     const int64_t local = c->route.num_local_experts;
     const int64_t tokens = c->data->num_tokens[k->r.id];
     const int64_t inter = p->num_columns / 2;
-    const epf_dtype grad_dtype =
-        k->l->variant->grad_dtype == 0 ? p->dtype : (epf_dtype)k->l->variant->grad_dtype;
+    const epf_dtype grad_dtype = k->l->variant->grad_dtype == 0 || epf_space_is_device()
+                                     ? p->dtype /* the only one that a device takes */
+                                     : (epf_dtype)k->l->variant->grad_dtype;
     const op_guard none = {0, 0};
 
     k->w13 = op_in_space(
@@ -260,10 +262,11 @@ static void run_rank(epf_test_rank *rank)
 static int32_t run(const epf_data *data, const layer_variant *variant, op_rows *all)
 {
     const epf_problem *p = &data->problem;
-    const op_knobs knobs = {.swiglu = true, .num_buffers = 2, .num_workers = variant->num_workers};
+    op_knobs knobs = {.swiglu = true, .num_buffers = 2, .num_workers = variant->num_workers};
     layer_case *l = epf_test_alloc(1, sizeof *l);
     int32_t failed;
 
+    op_device_tame(&knobs, p->dtype);
     l->c = op_case_make(data, &knobs, variant->processes);
     l->c->user = l;
     l->variant = variant;
