@@ -167,7 +167,8 @@ static epf_status load(const epf_json_source *source, epf_json_span span, json_t
     if (*value != NULL) {
         return EPF_OK;
     }
-    if (json_error_code(&error) == json_error_out_of_memory) {
+    /* a parser that has no memory to begin with gives no code and no text */
+    if (json_error_code(&error) == json_error_out_of_memory || error.text[0] == '\0') {
         return EPF_FAIL(EPF_E_NO_MEMORY, "%s: no memory for JSON at byte %llu", source->file,
                         (unsigned long long)epf_json_offset(source, span.text));
     }
