@@ -26,7 +26,7 @@ CORE = {"src/core/epf_route.h": ["test_route"], "src/core/epf_sched.h": ["test_s
         "src/core/epf_tile.h": ["test_tiles", "test_sched"], "src/core/epf_window.h": ["test_window"],
         "src/core/epf_counter.h": ["test_counter", "test_epoch", "test_two_ranks"]}
 OP = [["test_op_random", "0", "15"], ["test_params"], ["test_op_layer"], ["test_op_alloc"],
-      ["test_params_pair"], ["test_op_random", "100", "40"]]
+      ["test_op_random", "100", "40"], ["test_params_pair"]]
 TIMEOUT = 180
 
 # (pattern, replacements): each match of each pattern is a mutant for each replacement.
