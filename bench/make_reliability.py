@@ -79,7 +79,8 @@ def run_table(runs):
     rows = ["| promises | seed | commit | processor | CPUs |", "|---|---|---|---|---|"]
     groups = {}
     for line in runs:
-        key = (line["seed"], line["rev"], line["device"], line["cpus"])
+        seed = line["seed"] if line["full"] > 0 else "the programs' own"
+        key = (seed, line["rev"], line["device"], line["cpus"])
         groups.setdefault(key, []).append(f"`{line['promise']}`")
     for (seed, rev, device, cpus), names in groups.items():
         rows.append(f"| {', '.join(names)} | {seed} | {rev} | {device} | {cpus} |")

@@ -126,8 +126,11 @@ static void print_line(FILE *out, const verify_promise *p, const verify_run *run
     if (run->note[0] != '\0') {
         (void)fprintf(out, ", %s", run->note);
     }
+    if (run->outcome != VERIFY_SKIPPED && p->tests == NULL) { /* programs have seeds of their own */
+        (void)fprintf(out, ", seed %" PRIu64, run->seed);
+    }
     if (run->outcome != VERIFY_SKIPPED) {
-        (void)fprintf(out, ", seed %" PRIu64 ", %s", run->seed, cli_time(seconds, time));
+        (void)fprintf(out, ", %s", cli_time(seconds, time));
     }
     if (run->reason[0] != '\0') {
         (void)fprintf(out, ": %s", run->reason);
