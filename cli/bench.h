@@ -69,6 +69,11 @@ typedef struct bench_result {
 /* Runs the problem; errors are in epf_last_error(). */
 epf_status bench_measure(const bench_problem *problem, bench_result *result);
 
+enum { BENCH_MAX_RANKS = 64 };
+
+/* The fused operations on CUDA devices, printed, and appended to json_path unless it is NULL. */
+epf_status bench_device_run(const bench_problem *problem, const char *json_path);
+
 /* Draws the profiled passes of the last measurement of this problem: unfused above fused. */
 epf_status bench_draw(const bench_problem *problem, const char *path);
 

@@ -13,6 +13,7 @@
 #include "bench.h"
 #include "cli.h"
 #include "cli_cost.h"
+#include "cli_device.h"
 #include "cli_options.h"
 #include "cli_text.h"
 #include "core/epf_dtype.h"
@@ -30,6 +31,7 @@ typedef struct bench_options {
     int32_t num_workers;
     int32_t repeat;
     int32_t dtype;
+    int32_t backend;
     double memory_gib;
     int64_t seed;
 } bench_options;
@@ -38,7 +40,7 @@ static const char help[] =
     "usage: epfuse bench [--preset NAME] [--ranks W] [--tokens T] [--experts E] [--workers N]\n"
     "                    [--routing uniform|zipf] [--dtype bf16|fp16|fp32] [--repeat N] [--seed "
     "N]\n"
-    "                    [--memory GIB] [--json FILE] [--svg FILE]\n\n"
+    "                    [--memory GIB] [--device cpu|cuda] [--json FILE] [--svg FILE]\n\n"
     "Times the fused operations and, taking turns, the same kernels one phase after another, with "
     "random\n"
     "normal data.  H, N and top-k are the preset's; experts are cut to what fits in --memory "
@@ -48,18 +50,26 @@ static const char help[] =
     "rank's, the\n"
     "median over --repeat (default 20).  Ceilings are measured in the same run, all threads at "
     "once.\n"
+    "--device cuda times the fused operations alone, on Hopper GPUs, where ranks take turns.\n"
     "--json appends one line per operation, --svg draws the unfused pass above the fused one.\n";
 
 static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
 {
-    static const struct option options[] = {
-        {"preset", required_argument, NULL, 'p'},  {"ranks", required_argument, NULL, 'r'},
-        {"tokens", required_argument, NULL, 't'},  {"experts", required_argument, NULL, 'e'},
-        {"workers", required_argument, NULL, 'w'}, {"routing", required_argument, NULL, 'o'},
-        {"dtype", required_argument, NULL, 'd'},   {"repeat", required_argument, NULL, 'n'},
-        {"seed", required_argument, NULL, 's'},    {"memory", required_argument, NULL, 'm'},
-        {"json", required_argument, NULL, 'j'},    {"svg", required_argument, NULL, 'g'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"preset", required_argument, NULL, 'p'},
+                                            {"ranks", required_argument, NULL, 'r'},
+                                            {"tokens", required_argument, NULL, 't'},
+                                            {"experts", required_argument, NULL, 'e'},
+                                            {"workers", required_argument, NULL, 'w'},
+                                            {"routing", required_argument, NULL, 'o'},
+                                            {"dtype", required_argument, NULL, 'd'},
+                                            {"repeat", required_argument, NULL, 'n'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"memory", required_argument, NULL, 'm'},
+                                            {"json", required_argument, NULL, 'j'},
+                                            {"svg", required_argument, NULL, 'g'},
+                                            {"device", required_argument, NULL, 'D'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     for (;;) {
         const int c = cli_next_option(argc, argv, options);
         switch (c) {
@@ -97,6 +107,9 @@ static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
         case 'm':
             EPF_TRY(cli_parse_positive("--memory", optarg, &o->memory_gib));
             break;
+        case 'D':
+            EPF_TRY(cli_device_parse(optarg, &o->backend));
+            break;
         case 'j':
             o->json_path = optarg;
             break;
@@ -116,8 +129,10 @@ static epf_status check(const bench_options *o)
 {
     EPF_CHECK_ARG(strcmp(o->routing, "uniform") == 0 || strcmp(o->routing, "zipf") == 0,
                   "--routing: '%s', must be uniform or zipf", o->routing);
-    EPF_CHECK_ARG(o->num_ranks <= 64 && o->num_workers <= 64,
+    EPF_CHECK_ARG(o->num_ranks <= BENCH_MAX_RANKS && o->num_workers <= 64,
                   "--ranks, --workers: at most 64 each");
+    EPF_CHECK_ARG(o->backend == EPF_BACKEND_CPU || o->svg_path == NULL,
+                  "--svg: draws the CPU's workers, not --device cuda");
     EPF_CHECK_ARG(o->repeat <= 1000, "--repeat: %d, must be 1..1000", o->repeat);
     EPF_CHECK_ARG(o->preset == NULL || epf_preset_find(o->preset) != NULL,
                   "--preset: '%s' is none of dsv3, qwen3-235b, mixtral, example, test", o->preset);
@@ -324,6 +339,11 @@ static epf_status run_preset(const bench_options *o, const epf_preset *preset)
     const bench_problem p = problem_of(o, preset);
     bench_result result;
     cli_progress("bench %s: %d experts, %d runs", p.preset, p.num_experts, p.repeat);
+    if (o->backend == EPF_BACKEND_CUDA) {
+        const epf_status st = bench_device_run(&p, o->json_path);
+        cli_progress(NULL);
+        return st;
+    }
     EPF_TRY(bench_measure(&p, &result));
     cli_progress(NULL);
     print_result(&p, &result);
@@ -333,7 +353,13 @@ static epf_status run_preset(const bench_options *o, const epf_preset *preset)
 
 int cli_bench(int argc, char **argv)
 {
-    bench_options o = {NULL, NULL, NULL, "uniform", 0, 256, 0, 1, 20, EPF_DTYPE_BF16, 3.0, 0};
+    bench_options o = {.routing = "uniform",
+                       .num_tokens = 256,
+                       .num_workers = 1,
+                       .repeat = 20,
+                       .dtype = EPF_DTYPE_BF16,
+                       .backend = EPF_BACKEND_CPU,
+                       .memory_gib = 3.0};
     cpu_set_t allowed;
     bool is_help = false;
     epf_status st;
