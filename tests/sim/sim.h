@@ -33,6 +33,7 @@ typedef enum sim_fault_kind {
     SIM_FAULT_NONE,
     SIM_FAULT_KILL,   /* the rank never runs again                                          */
     SIM_FAULT_STALL,  /* the rank stands still for duration_ns                              */
+    SIM_FAULT_PAUSE,  /* the rank's thread that is at this step stands still, its others go on */
     SIM_FAULT_MEMORY, /* one allocation of the rank fails                                  */
     SIM_NUM_FAULT_KINDS
 } sim_fault_kind;

@@ -95,6 +95,7 @@ static bool is_excused(const run_rank *k, epf_status st)
     switch (f->kind) {
     case SIM_FAULT_KILL:
         return st == EPF_E_PEER;
+    case SIM_FAULT_PAUSE:
     case SIM_FAULT_STALL:
         if (f->duration_ns < p->timeout_ns * 9 / 10) {
             return false;
@@ -113,13 +114,15 @@ static uint64_t latest_end(const run_rank *k, epf_status st, uint64_t start_ns)
     const sim_fault *const f = sim_fault_now();
     const uint64_t timeout_ns = k->plan->timeout_ns;
     uint64_t from = sim_fault_time() > start_ns ? sim_fault_time() : start_ns;
+    bool is_stall;
     if (f == NULL) {
         return UINT64_MAX;
     }
-    if (f->kind != SIM_FAULT_STALL && st != EPF_E_TIMEOUT) {
+    is_stall = f->kind == SIM_FAULT_STALL || f->kind == SIM_FAULT_PAUSE;
+    if (!is_stall && st != EPF_E_TIMEOUT) {
         return from + NOTICE_NS;
     }
-    if (f->kind == SIM_FAULT_STALL && k->rank.rank == f->rank) {
+    if (is_stall && k->rank.rank == f->rank) {
         from += f->duration_ns;
     }
     return from + timeout_ns + timeout_ns / 10 + NOTICE_NS / 5;

@@ -40,6 +40,7 @@ typedef struct sim_fiber {
     bool is_main, is_started;
     sim_state state;
     uint64_t wake_ns; /* UINT64_MAX: never */
+    uint64_t paused_until_ns;
     const void *blocked_on;
     bool timed_out;
     int32_t num_held; /* mutexes */

@@ -207,9 +207,10 @@ static void random_calls(sim_plan *p, epf_rng *rng)
 
 static sim_fault random_fault(const sim_plan *p, epf_rng *rng)
 {
-    sim_fault f = {.kind = SIM_FAULT_STALL, .rank = epf_rng_below(rng, p->config.num_ranks)};
+    sim_fault f = {.rank = epf_rng_below(rng, p->config.num_ranks)};
     f.at = epf_rng_next(rng) >> 52;
     f.at = 1 + (f.at >> epf_rng_below(rng, 12));
+    f.kind = one_in(rng, 3) ? SIM_FAULT_PAUSE : SIM_FAULT_STALL;
     switch (epf_rng_below(rng, 4)) {
     case 0:
         f.kind = SIM_FAULT_KILL;
@@ -297,7 +298,7 @@ const char *call_name(call_kind kind)
 void plan_print(const sim_plan *p)
 {
     static const char *const policies[] = {"uniform", "sticky", "priority", "slow rank"};
-    static const char *const faults[] = {"no fault", "kill", "stall", "allocation fails"};
+    static const char *const faults[] = {"no fault", "kill", "stall", "pause", "allocation fails"};
     const op_knobs *const k = &p->knobs[0];
     printf("seed %llu: %s\n", (unsigned long long)p->seed, p->problem);
     printf("  %s, %llu ns a step, stores up to %llu ns late, first epoch %x\n",

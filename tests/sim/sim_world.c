@@ -85,9 +85,11 @@ static __attribute__((noinline)) void switch_to(sim_fiber *to)
 
 /* ---- who runs ---- */
 
-static bool is_held_up(const sim_fiber *f)
+/* A fault keeps it from running until then. */
+static uint64_t held_until(const sim_fiber *f)
 {
-    return f->rank != SIM_NO_RANK && sim.ranks[f->rank].stalled_until_ns > sim.now_ns;
+    const uint64_t rank_ns = f->rank == SIM_NO_RANK ? 0 : sim.ranks[f->rank].stalled_until_ns;
+    return rank_ns > f->paused_until_ns ? rank_ns : f->paused_until_ns;
 }
 
 static bool is_gone(const sim_fiber *f)
@@ -97,7 +99,8 @@ static bool is_gone(const sim_fiber *f)
 
 static bool can_run(const sim_fiber *f)
 {
-    return !is_gone(f) && !is_held_up(f) && (f->state == SIM_READY || f->wake_ns <= sim.now_ns);
+    return !is_gone(f) && held_until(f) <= sim.now_ns &&
+           (f->state == SIM_READY || f->wake_ns <= sim.now_ns);
 }
 
 /* The time at which somebody can run who now cannot; UINT64_MAX: never. */
@@ -108,9 +111,7 @@ static uint64_t next_time(void)
         const sim_fiber *f = sim.fibers[i];
         if (!is_gone(f)) {
             uint64_t at = f->state == SIM_READY ? 0 : f->wake_ns;
-            if (f->rank != SIM_NO_RANK && sim.ranks[f->rank].stalled_until_ns > at) {
-                at = sim.ranks[f->rank].stalled_until_ns;
-            }
+            at = held_until(f) > at ? held_until(f) : at;
             next = at < next ? at : next;
         }
     }
@@ -236,12 +237,16 @@ static void kill_rank(int32_t rank)
 static void maybe_fault(void)
 {
     const sim_fault *const f = sim_fault_next();
-    const bool is_step = f != NULL && (f->kind == SIM_FAULT_KILL || f->kind == SIM_FAULT_STALL);
+    const bool is_step = f != NULL && f->kind != SIM_FAULT_NONE && f->kind != SIM_FAULT_MEMORY;
     if (!is_step || sim.fault_ns != 0 || sim.current->rank != f->rank ||
         ++sim.ranks[f->rank].steps < f->at || holds_mutex(f->rank)) {
         return;
     }
     sim_fault_happens();
+    if (f->kind == SIM_FAULT_PAUSE) {
+        sim.current->paused_until_ns = sim.now_ns + f->duration_ns;
+        return;
+    }
     if (f->kind == SIM_FAULT_STALL) {
         sim.ranks[f->rank].stalled_until_ns = sim.now_ns + f->duration_ns;
         return;
@@ -368,6 +373,7 @@ sim_fiber *sim_spawn(int32_t rank, void *(*function)(void *), void *argument)
     f->is_started = false;
     f->state = SIM_READY;
     f->wake_ns = UINT64_MAX;
+    f->paused_until_ns = 0;
     f->blocked_on = NULL;
     f->num_held = 0;
     f->num_pending = 0;
@@ -475,6 +481,11 @@ static void settle(void)
     const sim_fault *const f = sim_fault_now();
     if (f == NULL || f->kind == SIM_FAULT_KILL) {
         return;
+    }
+    for (int32_t i = 0; i < sim.num_fibers; i++) {
+        if (!is_gone(sim.fibers[i]) && held_until(sim.fibers[i]) > sim.now_ns) {
+            return; /* a paused thread is needed again in the next call */
+        }
     }
     sim.fault_index++;
     sim.fault_ns = 0;

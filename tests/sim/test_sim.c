@@ -61,11 +61,12 @@ static void catch_crashes(void)
 static void print_totals(const run_totals *t)
 {
     printf("%llu calls, %llu steps, %llu switches, %llu resets; %llu ranks killed, %llu stopped, "
-           "%llu allocations failed\n",
+           "%llu threads paused, %llu allocations failed\n",
            (unsigned long long)t->calls, (unsigned long long)t->steps,
            (unsigned long long)t->switches, (unsigned long long)t->resets,
            (unsigned long long)t->faults[SIM_FAULT_KILL],
            (unsigned long long)t->faults[SIM_FAULT_STALL],
+           (unsigned long long)t->faults[SIM_FAULT_PAUSE],
            (unsigned long long)t->faults[SIM_FAULT_MEMORY]);
     printf("%llu passed, %llu failed\n", (unsigned long long)t->passed,
            (unsigned long long)t->failed);
