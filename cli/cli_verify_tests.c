@@ -53,13 +53,13 @@ static bool take_said(tally *t, const char *line)
     return true;
 }
 
-/* Figures that a program prints as its last line are worth telling. */
+/* Figures that a program prints as its last line are worth telling; rows of a table are not. */
 static void add_note(tally *t)
 {
     const size_t used = strlen(t->note);
 
-    if (strpbrk(t->said, "0123456789") != NULL && strlen(t->said) <= MOST_SAID &&
-        used + strlen(t->said) + 3 < sizeof t->note) {
+    if (strpbrk(t->said, "0123456789") != NULL && strstr(t->said, "   ") == NULL &&
+        strlen(t->said) <= MOST_SAID && used + strlen(t->said) + 3 < sizeof t->note) {
         (void)snprintf(t->note + used, sizeof t->note - used, "%s%s", used > 0 ? "; " : "",
                        t->said);
     }
