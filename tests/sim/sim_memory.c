@@ -16,6 +16,7 @@ enum { HEADER_BYTES = 64, MAX_WINDOWS = 256 };
 typedef struct block {
     struct block *previous, *next; /* NULL: not of a run */
     void *base;                    /* what free() gets */
+    size_t bytes;
 } block;
 
 typedef struct window {
@@ -23,7 +24,7 @@ typedef struct window {
     size_t bytes;
 } window;
 
-static block list = {&list, &list, NULL};
+static block list = {&list, &list, NULL, 0};
 static window windows[MAX_WINDOWS];
 static int32_t num_windows;
 
@@ -39,6 +40,7 @@ static void *take(size_t bytes, size_t alignment)
     memset(base, 0, ahead + bytes);
     b = (block *)(void *)(base + ahead - HEADER_BYTES);
     b->base = base;
+    b->bytes = bytes;
     if (sim.is_active) {
         b->previous = &list;
         b->next = list.next;
@@ -51,6 +53,10 @@ static void *take(size_t bytes, size_t alignment)
 static void give_back(void *memory)
 {
     block *const b = (block *)(void *)((uint8_t *)memory - HEADER_BYTES);
+    if (sim.current != NULL) {
+        sim_commit_all(sim.current);
+        sim_check_no_store(memory, b->bytes);
+    }
     if (b->next != NULL) {
         b->previous->next = b->next;
         b->next->previous = b->previous;

@@ -65,6 +65,19 @@ void sim_commit_due(void)
     }
 }
 
+void sim_check_no_store(const void *memory, size_t bytes)
+{
+    for (int32_t i = 0; i < sim.num_fibers; i++) {
+        const sim_fiber *f = sim.fibers[i];
+        for (int32_t k = 0; k < f->num_pending; k++) {
+            if (overlaps(&f->pending[k], memory, bytes)) {
+                sim_fail("rank %d gives memory back that rank %d still writes to",
+                         sim.current->rank, f->rank);
+            }
+        }
+    }
+}
+
 /* A random time, but none before what this store must not pass. */
 static uint64_t due_time(const sim_fiber *f, const uint8_t *at, size_t bytes, bool is_release)
 {
