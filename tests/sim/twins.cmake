@@ -106,6 +106,12 @@ epf_twin(abort_not_watched src/comm/epf_wait.c
   [[    return watch->abort_word != NULL && epf_load_acquire_sys_u32(watch->abort_word) != 0;]]
   [[    return !SIM_TWIN && watch->abort_word != NULL &&
            epf_load_acquire_sys_u32(watch->abort_word) != 0;]])
+epf_twin(wrap_not_joined src/api/epf_op.c
+  [[EPF_TRY(epf_op_next_epoch(op)); /* where all meet]]
+  [[EPF_TRY(SIM_TWIN ? EPF_OK : epf_op_next_epoch(op)); /* where all meet]])
+epf_twin(regrow_not_joined src/api/epf_op.c
+  [[EPF_TRY(epf_op_reserve_rows(op, set, layout)); /* if it fails]]
+  [[EPF_TRY(SIM_TWIN ? EPF_OK : epf_op_reserve_rows(op, set, layout)); /* if it fails]])
 epf_twin(other_call_not_noticed src/cpu/epf_exec.c
   [[            if (is_mismatch(exec, call, need, i, fault)) {]]
   [[            if (!SIM_TWIN && is_mismatch(exec, call, need, i, fault)) {]])
