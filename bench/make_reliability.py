@@ -59,18 +59,18 @@ def duration(seconds):
 
 def figure(line):
     if line["result"] == "skipped":
-        return "not run: " + line["reason"]
-    text = f"{line['done']:,} {line['unit']}"
-    if line["full"] == 0 or line["done"] == line["full"]:
-        return text
-    return f"{line['done']:,} of {line['full']:,} {line['unit']}"
+        return line["reason"]
+    count = f"{line['done']:,}"
+    if 0 < line["full"] != line["done"]:
+        count += f" of {line['full']:,}"
+    return f"{count} {line['unit']}, {duration(line['seconds'])}"
 
 
 def promise_table(runs):
     rows = ["| | promise | held | what was run | measured | peers |", "|---|---|---|---|---|---|"]
     for line in runs:
         held = {"ok": "yes", "FAILED": "**no**: " + line["reason"], "skipped": "not run"}[line["result"]]
-        rows.append(f"| `{line['promise']}` | {line['claim']} | {held} | {figure(line)}, {duration(line['seconds'])} | "
+        rows.append(f"| `{line['promise']}` | {line['claim']} | {held} | {figure(line)} | "
                     f"{line['note']} | {PEERS[line['promise']]} |".replace("|  |", "| |"))
     return rows
 
@@ -89,8 +89,10 @@ def run_table(runs):
 
 def sum_line(runs):
     counts = [sum(line["result"] == kind for line in runs) for kind in ("ok", "FAILED", "skipped")]
-    full = sum(line["result"] == "ok" and line["done"] >= line["full"] for line in runs)
-    return [f"{counts[0]} passed, {counts[1]} failed, {counts[2]} skipped; {full} of them with their full figure."]
+    counted = [line for line in runs if line["full"] > 0]
+    full = sum(line["result"] == "ok" and line["done"] >= line["full"] for line in counted)
+    return [f"{counts[0]} passed, {counts[1]} failed, {counts[2]} skipped. {full} of the {len(counted)} that have a figure "
+            "reached it."]
 
 
 def main():
