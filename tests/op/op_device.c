@@ -48,8 +48,9 @@ epf_status op_device_refuses(const op_knobs *k)
     if (k->num_workers % 2 != 0) {
         return EPF_E_INVALID;
     }
-    return has_other_tiles(k) || k->grad_dtype == EPF_DTYPE_F32 || k->profile || k->pin ||
-                   k->gemm_library != EPF_GEMM_LIBRARY_AUTO || k->guard_cols % ALIGN_ELEMENTS != 0
+    return has_other_tiles(k) || k->grad_dtype == EPF_DTYPE_F32 || k->profile || k->signal ||
+                   k->pin || k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
+                   k->guard_cols % ALIGN_ELEMENTS != 0
                ? EPF_E_UNSUPPORTED
                : EPF_OK;
 }
@@ -72,6 +73,10 @@ static epf_status first_refusal(op_rank *r)
         st = op_try_dispatch(r, &dispatch);
     }
     if (st == EPF_OK) {
+        if (r->c->knobs.signal) {
+            r->signal = op_matrix_make(r->c->route.ranks[r->id].num_tiles_total, 1, EPF_DTYPE_I32,
+                                       (op_guard){1, 0});
+        }
         combine = op_combine_args(r);
         st = op_try_combine(r, &combine, NULL);
     }
@@ -108,7 +113,7 @@ void op_device_tame(op_knobs *k, epf_dtype dtype)
     k->grad_block_n = k->grad_block_n != 0 ? GRAD_BLOCK_N : 0;
     k->grad_block_k = k->grad_block_k != 0 ? GRAD_BLOCK_K : 0;
     k->grad_dtype = k->grad_dtype != 0 ? (int32_t)dtype : 0;
-    k->profile = k->pin = false;
+    k->profile = k->pin = k->signal = false;
     k->gemm_library = EPF_GEMM_LIBRARY_AUTO;
     k->guard_cols = k->guard_cols != 0 ? ALIGN_ELEMENTS : 0;
     k->num_workers += k->num_workers % 2;
