@@ -53,23 +53,24 @@ static const char help[] =
     "--device cuda times the fused operations alone, on Hopper GPUs, where ranks take turns.\n"
     "--json appends one line per operation, --svg draws the unfused pass above the fused one.\n";
 
+static const struct option options[] = {{"preset", required_argument, NULL, 'p'},
+                                        {"ranks", required_argument, NULL, 'r'},
+                                        {"tokens", required_argument, NULL, 't'},
+                                        {"experts", required_argument, NULL, 'e'},
+                                        {"workers", required_argument, NULL, 'w'},
+                                        {"routing", required_argument, NULL, 'o'},
+                                        {"dtype", required_argument, NULL, 'd'},
+                                        {"repeat", required_argument, NULL, 'n'},
+                                        {"seed", required_argument, NULL, 's'},
+                                        {"memory", required_argument, NULL, 'm'},
+                                        {"json", required_argument, NULL, 'j'},
+                                        {"svg", required_argument, NULL, 'g'},
+                                        {"device", required_argument, NULL, 'D'},
+                                        {"help", no_argument, NULL, 'h'},
+                                        {NULL, 0, NULL, 0}};
+
 static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
 {
-    static const struct option options[] = {{"preset", required_argument, NULL, 'p'},
-                                            {"ranks", required_argument, NULL, 'r'},
-                                            {"tokens", required_argument, NULL, 't'},
-                                            {"experts", required_argument, NULL, 'e'},
-                                            {"workers", required_argument, NULL, 'w'},
-                                            {"routing", required_argument, NULL, 'o'},
-                                            {"dtype", required_argument, NULL, 'd'},
-                                            {"repeat", required_argument, NULL, 'n'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"memory", required_argument, NULL, 'm'},
-                                            {"json", required_argument, NULL, 'j'},
-                                            {"svg", required_argument, NULL, 'g'},
-                                            {"device", required_argument, NULL, 'D'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
     for (;;) {
         const int c = cli_next_option(argc, argv, options);
         switch (c) {
