@@ -107,6 +107,7 @@ void sim_wake(const void *on, bool all);
 
 /* Everything the running fiber has stored is visible. */
 void sim_commit_all(sim_fiber *fiber);
+void sim_drain(void);
 /* Ends the run if a store to this memory, which is being given back, is still under way. */
 void sim_check_no_store(const void *memory, size_t bytes);
 /* Stores that are due become visible. */

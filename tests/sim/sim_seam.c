@@ -47,7 +47,7 @@ static void unlock(pthread_mutex_t *mutex)
     if (*owner_of(mutex) != sim.current->index + 1) {
         sim_fail("a mutex is unlocked by who did not lock it");
     }
-    sim_commit_all(sim.current);
+    sim_drain();
     *owner_of(mutex) = 0;
     sim.current->num_held--;
     sim_wake(mutex, true);
@@ -143,8 +143,12 @@ int sim_clock_gettime(clockid_t clock, struct timespec *time)
 
 int sim_nanosleep(const struct timespec *duration, struct timespec *left)
 {
+    uint64_t ns = (uint64_t)duration->tv_sec * 1000000000u + (uint64_t)duration->tv_nsec;
     (void)left;
-    sim_sleep((uint64_t)duration->tv_sec * 1000000000u + (uint64_t)duration->tv_nsec);
+    if (epf_rng_below(&sim.rng, 2) == 0) {
+        ns >>= epf_rng_below(&sim.rng, 12); /* a signal came */
+    }
+    sim_sleep(ns);
     return 0;
 }
 
@@ -152,7 +156,8 @@ enum { PAUSE_NS = 1000, YIELD_NS = 20000 };
 
 int sim_yield(void)
 {
-    sim_sleep((uint64_t)epf_rng_range(&sim.rng, 0, YIELD_NS));
+    const int32_t most_ns = YIELD_NS >> epf_rng_below(&sim.rng, 8);
+    sim_sleep((uint64_t)epf_rng_range(&sim.rng, 0, most_ns));
     return 0;
 }
 

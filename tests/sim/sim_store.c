@@ -159,6 +159,21 @@ void sim_store_word(void *word, size_t bytes, uint64_t value, int order)
     }
 }
 
+/* Before the running fiber goes on, all it has stored is visible: at once, or now and then by waiting, while others
+ * see one store and not yet the other. */
+void sim_drain(void)
+{
+    sim_fiber *const f = sim.current;
+    if (f->num_pending > 0 && epf_rng_below(&sim.rng, 8) == 0) {
+        uint64_t last_ns = sim.now_ns;
+        for (int32_t i = 0; i < f->num_pending; i++) {
+            last_ns = f->pending[i].due_ns > last_ns ? f->pending[i].due_ns : last_ns;
+        }
+        sim_sleep(last_ns - sim.now_ns);
+    }
+    sim_commit_all(f);
+}
+
 /* Before an update: what must be visible by then. */
 static void push_out(const void *word, size_t bytes, int order)
 {
@@ -167,7 +182,7 @@ static void push_out(const void *word, size_t bytes, int order)
         must = must || overlaps(&sim.current->pending[i], word, bytes);
     }
     if (must && sim.current != NULL) {
-        sim_commit_all(sim.current);
+        sim_drain();
     }
 }
 

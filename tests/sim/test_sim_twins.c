@@ -1,7 +1,7 @@
 /*
  * test_sim_twins: a broken twin of the protocol (twins.cmake) must be caught by one of the first seeds.
  *
- *     test_sim_twins NAME [COUNT]          default 10000 seeds
+ *     test_sim_twins NAME [COUNT]          default 20000 seeds
  *     test_sim_twins NAME seed SEED [N]    that run of the twin, as test_sim prints it
  *     test_sim_twins none [COUNT]          the copy itself, not broken: nothing may be caught
  */
@@ -25,7 +25,7 @@ static const twin twins[] = {
 #include "sim_twins.inc"
 };
 
-enum { NUM_TWINS = sizeof twins / sizeof twins[0], DEFAULT_COUNT = 10000 };
+enum { NUM_TWINS = sizeof twins / sizeof twins[0], DEFAULT_COUNT = 20000 };
 
 int32_t sim_twin;
 
