@@ -199,17 +199,15 @@ inline call()
     enter();
     if
     :: atomic { ALL(HAS_ENTERED) -> assert(ALL(IS_IN_STEP)); learn_from(ENTERED(me, 0), 1) }
+#if W > 2 /* of two ranks, one that waits here has nobody who could tell it */
     :: atomic { word[ABORT(me)] != 0 -> fault = true; ok = false }
+#endif
     :: ANY(IS_AHEAD) -> raise_all()
     fi;
     if
     :: ok ->
         tell_release(me, DONE(0, me), epoch);
-        if
-        :: atomic { ALL(IS_DONE) -> learn_from(DONE(me, 0), 1) }
-        :: atomic { word[ABORT(me)] != 0 -> fault = true; ok = false }
-        :: ANY(IS_AHEAD) -> raise_all()
-        fi
+        atomic { ALL(IS_DONE) -> learn_from(DONE(me, 0), 1) } /* all are in it: nothing else may end it */
     :: else
     fi
 }
