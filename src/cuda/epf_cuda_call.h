@@ -10,6 +10,7 @@
 #define EPF_CUDA_CALL_H
 
 #include "core/epf_call.h"
+#include "prof/epf_prof_record.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -64,8 +65,21 @@ typedef struct epf_cuda_call {
     uint64_t *tile_done;         /* [max M-tiles * EPF_CUDA_TILE_PARTS] */
     epf_cuda_report *report;
     uint64_t timeout_ns;
+    epf_prof_record *
+        records; /* [CTAs * EPF_CUDA_PROF_LANES, records_per_lane] zeroed: where the launch is recorded;
+                                 a lane's records end at its first without begin_ns.  NULL: it is not recorded */
+    int64_t records_per_lane;
     int64_t capacity; /* rows that every buffer of this call can hold, the caller's among them */
 } epf_cuda_call;
+
+/* What of a CTA records: each has one writer.  Times are those of globaltimer. */
+enum {
+    EPF_CUDA_LANE_PLAN,   /* what tiles wait for */
+    EPF_CUDA_LANE_COMM_0, /* the two warps that communicate */
+    EPF_CUDA_LANE_COMM_1,
+    EPF_CUDA_LANE_MATH, /* tiles; of the first math warp also what it sums after them */
+    EPF_CUDA_PROF_LANES
+};
 
 /* An M-tile has 128 rows; a warp stores, and says so for, 16 of them. */
 enum { EPF_CUDA_BLOCK_M = 128, EPF_CUDA_PART_ROWS = 16, EPF_CUDA_TILE_PARTS = 8 };

@@ -144,6 +144,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
             }
             continue;
         }
+        Hooks::task_begins(args);
         multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task, 0);
         store_part<C, Hooks>(args, done, before, smem, part_of<C>(0, slab, num_k));
         for (int32_t step = 1; step < num_k; step++) {
@@ -160,6 +161,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         wgmma_wait<0>();
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
+        Hooks::task_ends(args, task);
         round_tile<C>(acc, C::kColumns && task.k_rows == 0, done);
     }
 }

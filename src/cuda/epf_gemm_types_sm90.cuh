@@ -123,6 +123,11 @@ struct gemm_no_hooks {
     static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
                                                        const gemm_task &, int, int)
     {}
+    /* Each math thread: the task's first k-step is there; its last one is multiplied. */
+    static __device__ __forceinline__ void task_begins(const epf_gemm_sm90_args &)
+    {}
+    static __device__ __forceinline__ void task_ends(const epf_gemm_sm90_args &, const gemm_task &)
+    {}
     /* Where row `row` goes (EPF_GEMM_TO_ROW_PTR). */
     static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &args, int64_t row)
     {

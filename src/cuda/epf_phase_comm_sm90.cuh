@@ -24,21 +24,92 @@ struct phase_shared {
     int32_t num_slots;   /* sent by this rank */
     int32_t num_rows;    /* R */
     int32_t slots_per_task;
-    int32_t tokens_per_task;
-    uint32_t run; /* 0: nothing is done, this rank takes no part */
+    int32_t part_rows;    /* EXPAND: rows of a part of an M-tile */
+    int32_t head_parts;   /* parts that the first tiles wait for */
+    int32_t column_parts; /* REDUCE: parts of a token's columns */
+    uint32_t run;         /* 0: nothing is done, this rank takes no part */
+    /* Each lane's next record, NULL where none is kept, and its last one: here, since roles have no register to spare. */
+    epf_prof_record *record[EPF_CUDA_PROF_LANES];
+    epf_prof_record *last_record[EPF_CUDA_PROF_LANES];
 };
 
 /* A warp's view of the call. */
 struct phase_view {
     const epf_cuda_call &c;
-    const phase_shared &shared;
+    phase_shared &shared;
     const epf_tile_map &tiles; /* in shared memory */
     int32_t lane;
 };
 
-/* Expands in pieces of a tile, so that many warps fill the tile that is needed next. */
-static constexpr int kExpandParts = 8;
-static constexpr int kExpandRows = EPF_CUDA_BLOCK_M / kExpandParts;
+/* One thread of the lane: its task begins, and ends.  Free where nothing is recorded but for a look. */
+static __device__ __forceinline__ void record_begin(const phase_shared &shared, int32_t lane)
+{
+    epf_prof_record *const record = shared.record[lane];
+    if (record) {
+        record->begin_ns = epf_device_clock_ns();
+    }
+}
+
+static __device__ __forceinline__ void record_end(phase_shared &shared, int32_t lane,
+                                                  epf_prof_event event, int32_t task)
+{
+    epf_prof_record *const record = shared.record[lane];
+    if (record) {
+        record->end_ns = epf_device_clock_ns();
+        record->event = event;
+        record->task = task;
+        record->expert = EPF_PROF_NONE;
+        record->rows = EPF_PROF_NONE;
+        shared.record[lane] = record == shared.last_record[lane] ? nullptr : record + 1;
+    }
+}
+
+/* The communicating warps' tasks; math warps' sums are left out but for the first one's. */
+static __device__ __forceinline__ int32_t lane_of_warp(void)
+{
+    return (int32_t)threadIdx.x / 32 - 2 + EPF_CUDA_LANE_COMM_0;
+}
+
+static __device__ __forceinline__ void prof_begin(const phase_view &v)
+{
+    if (v.lane == 0 && lane_of_warp() <= EPF_CUDA_LANE_MATH) {
+        record_begin(v.shared, lane_of_warp());
+    }
+}
+
+static __device__ __forceinline__ void prof_end(const phase_view &v, epf_prof_event event,
+                                                int32_t task)
+{
+    if (v.lane == 0 && lane_of_warp() <= EPF_CUDA_LANE_MATH) {
+        record_end(v.shared, lane_of_warp(), event, task);
+    }
+}
+
+/* EXPAND works on parts of a tile, so that many warps fill the tiles that are needed next. */
+static __device__ __forceinline__ int32_t parts_per_tile(const phase_shared &shared)
+{
+    return EPF_CUDA_BLOCK_M / shared.part_rows;
+}
+
+/*
+ * Tiles that are swept together (epf_tile.h) are waited for together: `tile_ready` of the group's first tile counts
+ * the parts of all.  The tasks of a group then begin at one time and go through K side by side, which is what keeps
+ * their operands in the L2 cache; begun one by one as their rows arrive, a product takes up to twice as long.
+ */
+struct tile_group {
+    int32_t first; /* M-tile */
+    int32_t num;   /* of tiles */
+};
+
+static __device__ __forceinline__ tile_group group_of_tile(const epf_tile_map &tiles,
+                                                           int32_t expert, int32_t tile)
+{
+    const int32_t in_expert = tile - tiles.tile_offset[expert];
+    tile_group group;
+    group.first = tile - in_expert % tiles.group_m;
+    group.num = min(tiles.group_m, tiles.tile_offset[expert + 1] - group.first);
+    return group;
+}
 
 /* Takes a ticket of the class for the whole warp. */
 static __device__ __forceinline__ int32_t take_ticket(const phase_view &v, int task_class)
@@ -48,6 +119,16 @@ static __device__ __forceinline__ int32_t take_ticket(const phase_view &v, int t
         ticket = epf_add_relaxed_gpu_u32(&v.c.state->tickets[task_class], 1);
     }
     return (int32_t)__shfl_sync(~0u, ticket, 0);
+}
+
+/* Tickets of the class that anyone has taken: one look for the whole warp, whose lanes must agree. */
+static __device__ __forceinline__ int32_t tickets_taken(const phase_view &v, int task_class)
+{
+    uint32_t taken = 0;
+    if (v.lane == 0) {
+        taken = epf_load_relaxed_gpu_u32(&v.c.state->tickets[task_class]);
+    }
+    return (int32_t)__shfl_sync(~0u, taken, 0);
 }
 
 /* Copies one row, kAhead times 16 bytes per lane and step; the warp together. */
@@ -229,10 +310,11 @@ static __device__ __forceinline__ void copy_out(const phase_view &v, int2 rows)
 /* The rows of a part of an M-tile, from x to before y. */
 static __device__ __forceinline__ int2 rows_of_part(const phase_view &v, int32_t index)
 {
-    const epf_tile tile = epf_tile_of_m(&v.tiles, index / kExpandParts);
-    const int32_t first = index % kExpandParts * kExpandRows;
+    const int32_t parts = parts_per_tile(v.shared);
+    const epf_tile tile = epf_tile_of_m(&v.tiles, index / parts);
+    const int32_t first = index % parts * v.shared.part_rows;
     return make_int2(tile.row_begin + min(first, tile.num_rows),
-                     tile.row_begin + min(first + kExpandRows, tile.num_rows));
+                     tile.row_begin + min(first + v.shared.part_rows, tile.num_rows));
 }
 
 /* The row that has the data of the calling lane's row; -1: given up. */
@@ -250,15 +332,18 @@ static __device__ __forceinline__ int32_t wait_row(const phase_view &v, int2 row
                : -1;
 }
 
-/* EXPAND: kExpandRows rows of an M-tile.  Every part counts, also one without rows. */
+/* EXPAND: a part of an M-tile.  Every part counts, also one without rows. */
 template <int kAhead>
 static __device__ __forceinline__ bool expand_task(const phase_view &v, int32_t index)
 {
     const int2 rows = rows_of_part(v, index);
+    prof_begin(v);
     const int32_t carrier = wait_row(v, rows);
     if (!__all_sync(~0u, carrier >= 0)) {
         return false;
     }
+    prof_end(v, EPF_PROF_DISPATCH_EXPAND_WAIT, index);
+    prof_begin(v);
 #pragma unroll 1
     for (int32_t row = rows.x; row < rows.y; row++) {
         const int32_t from = __shfl_sync(~0u, carrier, row - rows.x);
@@ -269,11 +354,14 @@ static __device__ __forceinline__ bool expand_task(const phase_view &v, int32_t 
     copy_out<kAhead>(v, rows);
     __syncwarp();
     if (v.lane == 0) {
-        const int32_t tile = index / kExpandParts;
+        const int32_t tile = index / parts_per_tile(v.shared);
+        const int32_t expert = epf_tile_expert(&v.tiles, tile);
         epf_fence_proxy_async_global();
-        (void)epf_word_add(&v.c.tile_ready[tile], v.shared.epoch, 1);
-        (void)epf_word_add(&v.c.expert_ready[epf_tile_expert(&v.tiles, tile)], v.shared.epoch, 1);
+        (void)epf_word_add(&v.c.tile_ready[group_of_tile(v.tiles, expert, tile).first],
+                           v.shared.epoch, 1);
+        (void)epf_word_add(&v.c.expert_ready[expert], v.shared.epoch, 1);
     }
+    prof_end(v, EPF_PROF_DISPATCH_EXPAND_MAIN, index);
     return true;
 }
 
@@ -298,6 +386,7 @@ static __device__ __forceinline__ bool notify_task(const phase_view &v, int32_t 
     const int32_t bytes = call.shape.weight_bytes;
     const epf_tile tile = epf_tile_of_m(&v.tiles, index);
     uint64_t *const done = &v.c.tile_done[index];
+    prof_begin(v);
     const bool ok = epf_device_wait(v.c, done, tile_done_target(tile, tasks),
                                     {EPF_OBJECT_TILE_DONE, call.rank, index});
     if (!__all_sync(~0u, ok)) {
@@ -307,6 +396,8 @@ static __device__ __forceinline__ bool notify_task(const phase_view &v, int32_t 
     if (v.lane == 0) {
         epf_store_relaxed_gpu_u64(done, 0);
     }
+    prof_end(v, EPF_PROF_COMBINE_WAIT, index);
+    prof_begin(v);
 #pragma unroll 1
     for (int32_t i = v.lane; i < tile.num_rows; i += 32) {
         const int64_t row = (int64_t)tile.row_begin + i;
@@ -319,6 +410,7 @@ static __device__ __forceinline__ bool notify_task(const phase_view &v, int32_t 
         epf_store_release_sys_u64(epf_call_set_word(&call, owner, call.set_map.combine_flag, slot),
                                   epf_word(v.shared.epoch, 0));
     }
+    prof_end(v, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, index);
     return true;
 }
 
@@ -419,82 +511,129 @@ static __device__ __forceinline__ void add_scaled(float2 (&sum)[4], const uint4 
     }
 }
 
-/* Sums a token's rows in fp32, k ascending; each lane 8 columns at a time. */
-template <class T>
-static __device__ __forceinline__ void sum_token(const phase_view &v, int64_t token)
+/*
+ * Sums a token's rows in fp32, k ascending; each lane 8 columns at a time, kAhead rows of them on their way.  The
+ * pieces [begin, end) of 8 columns.
+ */
+template <class T, int kAhead>
+static __device__ __forceinline__ void sum_pieces(const phase_view &v, const summed_slot &own,
+                                                  uint4 *out, int32_t begin, int32_t end)
 {
-    const epf_call &call = v.c.call;
-    const summed_slot own = look_at_sum(v, token);
-    const int32_t pieces = row_pieces(call);
-    uint4 *const out = (uint4 *)((uint8_t *)call.combine_output.data +
-                                 token * call.combine_output.stride * call.shape.token_bytes);
 #pragma unroll 1
-    for (int32_t first = 0; first < pieces; first += 32) {
+    for (int32_t first = begin; first < end; first += 32) {
         const int32_t piece = first + v.lane;
         float2 sum[4] = {};
 #pragma unroll 1
         for (uint32_t left = own.kept; left != 0;) {
-            constexpr int kAhead = 2;
+            uint32_t ahead = left;
             uint4 y[kAhead];
-            float factor[kAhead];
+#pragma unroll
+            for (int j = 0; j < kAhead; j++) {
+                const int k = ahead != 0 ? __ffs((int)ahead) - 1 : 0;
+                const uint4 *const from =
+                    (const uint4 *)__shfl_sync(~0u, (unsigned long long)own.y, k);
+                y[j] = make_uint4(0, 0, 0, 0);
+                if (ahead != 0 && piece < end) {
+                    y[j] = from[piece];
+                }
+                ahead &= ahead - 1;
+            }
 #pragma unroll
             for (int j = 0; j < kAhead; j++) {
                 const int k = left != 0 ? __ffs((int)left) - 1 : 0;
-                const uint4 *const from =
-                    (const uint4 *)__shfl_sync(~0u, (unsigned long long)own.y, k);
-                factor[j] = __shfl_sync(~0u, own.factor, k);
-                y[j] = make_uint4(0, 0, 0, 0);
-                if (left != 0 && piece < pieces) {
-                    y[j] = from[piece];
-                }
-                factor[j] = left != 0 ? factor[j] : 0.0f;
+                const float factor = __shfl_sync(~0u, own.factor, k);
+                add_scaled<T>(sum, y[j], left != 0 ? factor : 0.0f);
                 left &= left - 1;
             }
-#pragma unroll
-            for (int j = 0; j < kAhead; j++) {
-                add_scaled<T>(sum, y[j], factor[j]);
-            }
         }
-        if (piece < pieces) {
+        if (piece < end) {
             out[piece] = make_uint4(narrow<T>(sum[0]), narrow<T>(sum[1]), narrow<T>(sum[2]),
                                     narrow<T>(sum[3]));
         }
     }
-    if (call.has_gate && v.lane < call.shape.topk) {
-        const int32_t bytes = call.shape.weight_bytes;
-        uint8_t *const to =
-            (uint8_t *)call.output_gate.data + (token * call.output_gate.stride + v.lane) * bytes;
-        if (own.gate) {
-            copy_weight(to, own.gate, bytes);
-        } else if (bytes == 4) {
-            *(uint32_t *)to = 0;
-        } else {
-            *(uint16_t *)to = 0;
-        }
+}
+
+static __device__ __forceinline__ void store_gate(const phase_view &v, const summed_slot &own,
+                                                  int64_t token)
+{
+    const epf_call &call = v.c.call;
+    const int32_t bytes = call.shape.weight_bytes;
+    uint8_t *const to =
+        (uint8_t *)call.output_gate.data + (token * call.output_gate.stride + v.lane) * bytes;
+    if (own.gate) {
+        copy_weight(to, own.gate, bytes);
+    } else if (bytes == 4) {
+        *(uint32_t *)to = 0;
+    } else {
+        *(uint16_t *)to = 0;
     }
 }
 
-/* REDUCE until none is left. */
-template <class T> static __device__ __forceinline__ void reduce_role(const phase_view &v)
+/* Part `part` of the columns of a token's sum; its gates with the first. */
+template <class T, int kAhead>
+static __device__ __forceinline__ void sum_token(const phase_view &v, int32_t token, int32_t part)
+{
+    const epf_call &call = v.c.call;
+    const summed_slot own = look_at_sum(v, token);
+    const int32_t pieces = row_pieces(call);
+    const int32_t steps = (pieces + 31) / 32;
+    const int32_t first = part * steps / v.shared.column_parts * 32;
+    const int32_t end = min((part + 1) * steps / v.shared.column_parts * 32, pieces);
+    sum_pieces<T, kAhead>(v, own,
+                          (uint4 *)((uint8_t *)call.combine_output.data +
+                                    token * call.combine_output.stride * call.shape.token_bytes),
+                          first, end);
+    if (part == 0 && call.has_gate && v.lane < call.shape.topk) {
+        store_gate(v, own, token);
+    }
+}
+
+/*
+ * REDUCE until none is left.  The math role's: a function of its own, by value, since in line it would take registers
+ * from the tiles.
+ */
+template <class T, int kAhead> static __device__ __noinline__ void reduce_role(const phase_view v)
 {
     const epf_call &call = v.c.call;
     const bool is_serial = call.phase.kind == EPF_PHASE_COMBINE_SERIAL;
+    prof_begin(v);
     if (!wait_entered(v) || (is_serial && !wait_barrier(v))) {
         return;
     }
+    if (is_serial) {
+        prof_end(v, EPF_PROF_BARRIER_ALL, EPF_PROF_NONE);
+    }
     for (;;) {
-        const int64_t begin = (int64_t)take_ticket(v, EPF_TASK_REDUCE) * v.shared.tokens_per_task;
-        const int64_t end = epf_min64(begin + v.shared.tokens_per_task, call.num_tokens);
-        if (begin >= call.num_tokens) {
+        const uint32_t ticket = (uint32_t)take_ticket(v, EPF_TASK_REDUCE);
+        const int32_t token = (int32_t)(ticket / (uint32_t)v.shared.column_parts);
+        if (token >= call.num_tokens) {
             return;
         }
-#pragma unroll 1
-        for (int64_t token = begin; token < end; token++) {
-            if (!is_serial && !wait_token(v, token)) {
+        if (!is_serial) {
+            prof_begin(v);
+            if (!wait_token(v, token)) {
                 return;
             }
-            sum_token<T>(v, token);
+            prof_end(v, EPF_PROF_COMBINE_WAIT, token);
         }
+        prof_begin(v);
+        sum_token<T, kAhead>(v, token, (int32_t)(ticket % (uint32_t)v.shared.column_parts));
+        prof_end(v, EPF_PROF_COMBINE_TOPK_REDUCE, token);
+    }
+}
+
+/* DISPATCH until none is left. */
+template <int kAhead> static __device__ __forceinline__ void send_all(const phase_view &v)
+{
+    const int32_t num = (int32_t)epf_ceil_div(v.shared.num_slots, v.shared.slots_per_task);
+    for (;;) {
+        const int32_t task = take_ticket(v, EPF_TASK_DISPATCH);
+        if (task >= num) {
+            return;
+        }
+        prof_begin(v);
+        dispatch_task<kAhead>(v, task);
+        prof_end(v, EPF_PROF_DISPATCH_TOKEN_MAIN, task);
     }
 }
 
@@ -502,19 +641,37 @@ template <class T> static __device__ __forceinline__ void reduce_role(const phas
 template <int kAhead>
 static __device__ __forceinline__ void dispatch_role(const phase_view &v, int32_t first)
 {
-    const int32_t num_sends = (int32_t)epf_ceil_div(v.shared.num_slots, v.shared.slots_per_task);
-    const int32_t num_expands = epf_tile_num_m(&v.tiles) * kExpandParts;
-    if (!wait_entered(v)) {
+    const int32_t num_expands = epf_tile_num_m(&v.tiles) * parts_per_tile(v.shared);
+    if (first > EPF_TASK_EXPAND || !wait_entered(v)) {
         return;
     }
-    while (first == EPF_TASK_DISPATCH) {
-        const int32_t task = take_ticket(v, EPF_TASK_DISPATCH);
-        if (task >= num_sends) {
-            break;
-        }
-        dispatch_task<kAhead>(v, task);
+    if (first == EPF_TASK_DISPATCH) {
+        send_all<kAhead>(v);
     }
-    while (first <= EPF_TASK_EXPAND) {
+    for (;;) {
+        const int32_t task = take_ticket(v, EPF_TASK_EXPAND);
+        if (task >= num_expands || !expand_task<kAhead>(v, task)) {
+            return;
+        }
+    }
+}
+
+/*
+ * The math role's part in dispatch: while no tile is ready it has nothing else to do.  It leaves once the rows of the
+ * first tiles are taken care of; the communicating warps bring the others while tiles are multiplied.
+ */
+template <int kAhead>
+static __device__ __forceinline__ void help_dispatch(const phase_view &v, int32_t first)
+{
+    const int32_t num_expands = epf_tile_num_m(&v.tiles) * parts_per_tile(v.shared);
+    const int32_t head = min(v.shared.head_parts, num_expands);
+    if (first > EPF_TASK_EXPAND || !wait_entered(v)) {
+        return;
+    }
+    if (first == EPF_TASK_DISPATCH) {
+        send_all<kAhead>(v);
+    }
+    while (tickets_taken(v, EPF_TASK_EXPAND) < head) {
         const int32_t task = take_ticket(v, EPF_TASK_EXPAND);
         if (task >= num_expands || !expand_task<kAhead>(v, task)) {
             return;

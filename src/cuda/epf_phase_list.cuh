@@ -20,14 +20,12 @@ using phase_grad = gemm_config<T, 256, 1, 2, EPF_GEMM_A_COLUMNS, true, EPF_GEMM_
 #define EPF_PHASE_CONFIG(type, b, to, hooks, grad, kind) \
     phase_config<phase_gemm<type, (b) != 0, to>, hooks, grad, kind>
 
-#define EPF_PHASE_ENTRY(type, b, to, hooks, grad, kind, with_grad) \
-    {kind,                                                         \
-     with_grad,                                                    \
-     {dtype_##type, 256, 1, 2, EPF_GEMM_A_ROWS, b, to,             \
-      (int32_t)sizeof(phase_smem<phase_gemm<type, (b) != 0, to>>), \
+#define EPF_PHASE_ENTRY(type, b, to, hooks, grad, kind, with_grad)                  \
+    {kind,                                                                          \
+     with_grad,                                                                     \
+     {dtype_##type, 256, 1, 2, EPF_GEMM_A_ROWS, b, to, (int32_t)sizeof(phase_smem), \
       (const void *)phase_kernel<EPF_PHASE_CONFIG(type, b, to, hooks, grad, kind)>}},
 
-static_assert(sizeof(phase_smem<phase_gemm<bf16, false, EPF_GEMM_TO_C>>) <= kMaxSmem,
-              "shared memory");
+static_assert(sizeof(phase_smem) <= kMaxSmem, "shared memory");
 
 #endif

@@ -51,6 +51,8 @@
 #include "cuda/epf_phase_comm_sm90.cuh"
 
 static constexpr int kMathThreads = kThreads - kLoadThreads;
+static constexpr int kMathAhead = 8; /* pieces of 16 bytes that a lane has on their way */
+static constexpr int kCommAhead = 2;
 static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
 
 static __device__ __forceinline__ const epf_cuda_call &call_of(const epf_gemm_sm90_args &args)
@@ -64,27 +66,65 @@ static __device__ __forceinline__ uint32_t epoch_of(const epf_cuda_call &c)
     return c.state->epoch + 1;
 }
 
-struct dispatch_hooks : gemm_no_hooks {
+/* Every phase has the same tiles, so its shared memory is one type. */
+using phase_gemm_smem = gemm_shared<4, (kBlockM + 256) * kBlockK * 2>;
+struct phase_smem {
+    phase_gemm_smem gemm;
+    phase_shared shared;
+    epf_tile_map tiles;
+};
+extern __shared__ __align__(1024) uint8_t phase_memory[];
+static __device__ __forceinline__ phase_smem &phase_smem_of(void)
+{
+    return *reinterpret_cast<phase_smem *>(phase_memory);
+}
+
+/* Tiles as the profile shows them: what the first math warp multiplies, what the plan thread waits for. */
+struct phase_hooks : gemm_no_hooks {
+    static __device__ __forceinline__ void task_begins(const epf_gemm_sm90_args &)
+    {
+        if (threadIdx.x == kLoadThreads) {
+            record_begin(phase_smem_of().shared, EPF_CUDA_LANE_MATH);
+        }
+    }
+    static __device__ __forceinline__ void task_ends(const epf_gemm_sm90_args &,
+                                                     const gemm_task &task)
+    {
+        if (threadIdx.x == kLoadThreads) {
+            record_end(phase_smem_of().shared, EPF_CUDA_LANE_MATH, EPF_PROF_GROUP_GEMM_MAIN,
+                       task.expert);
+        }
+    }
+};
+
+struct dispatch_hooks : phase_hooks {
     static __device__ __forceinline__ void before_task(const epf_gemm_sm90_args &args,
                                                        const gemm_task &task, uint32_t)
     {
         const epf_cuda_call &c = call_of(args);
-        const epf_tile_map &tiles = c.call.phase.tiles;
+        const phase_smem &smem = phase_smem_of();
+        const epf_tile_map &tiles = smem.tiles;
         const int32_t first = tiles.tile_offset[task.expert];
+        const uint32_t parts = (uint32_t)parts_per_tile(smem.shared);
         if (task.rows == 0) {
             return;
         }
+        record_begin(smem.shared, EPF_CUDA_LANE_PLAN);
         if (c.call.phase.block_wise) {
             const int32_t tile =
                 first + (task.row_begin - tiles.row_offset[task.expert]) / EPF_CUDA_BLOCK_M;
-            (void)epf_device_wait(c, &c.tile_ready[tile], epf_word(epoch_of(c), kExpandParts),
-                                  {EPF_OBJECT_TILE_READY, c.call.rank, tile});
+            const tile_group group = group_of_tile(tiles, task.expert, tile);
+            (void)epf_device_wait(c, &c.tile_ready[group.first],
+                                  epf_word(smem.shared.epoch, (uint32_t)group.num * parts),
+                                  {EPF_OBJECT_TILE_READY, c.call.rank, group.first});
         } else {
             const int32_t num = tiles.tile_offset[task.expert + 1] - first;
             (void)epf_device_wait(c, &c.expert_ready[task.expert],
-                                  epf_word(epoch_of(c), (uint32_t)num * kExpandParts),
+                                  epf_word(smem.shared.epoch, (uint32_t)num * parts),
                                   {EPF_OBJECT_EXPERT_READY, c.call.rank, task.expert});
         }
+        record_end(phase_smem_of().shared, EPF_CUDA_LANE_PLAN, EPF_PROF_GROUP_GEMM_WAIT,
+                   task.expert);
     }
     static __device__ __forceinline__ void before_loads(void)
     {
@@ -106,7 +146,7 @@ static __device__ __forceinline__ void wait_free(const epf_cuda_call &c)
     }
 }
 
-struct combine_hooks : gemm_no_hooks {
+struct combine_hooks : phase_hooks {
     static __device__ __forceinline__ void before_task(const epf_gemm_sm90_args &args,
                                                        const gemm_task &, uint32_t before)
     {
@@ -127,7 +167,7 @@ struct scatter_hooks : combine_hooks {
                                                        const gemm_task &task, int, int)
     {
         const epf_cuda_call &c = call_of(args);
-        const epf_tile_map &tiles = c.call.phase.tiles;
+        const epf_tile_map &tiles = phase_smem_of().tiles;
         __syncwarp();
         if (threadIdx.x % 32 == 0) {
             const int32_t tile =
@@ -188,6 +228,26 @@ static __device__ __forceinline__ int32_t find_refusal(const epf_cuda_call &c, u
                                                                                    : EPF_OK;
 }
 
+static constexpr int kWarpsPerCta =
+    10; /* that move rows: two that communicate, eight of the math role */
+
+/* How finely rows, tiles and tokens are dealt out: finer where there are fewer of them than warps. */
+static __device__ __forceinline__ void phase_grain(const epf_cuda_call &c, phase_shared &shared)
+{
+    const epf_phase &phase = c.call.phase;
+    const int32_t warps = (int32_t)gridDim.x * kWarpsPerCta;
+    const int32_t steps = (int32_t)(epf_shape_row_bytes(&c.call.shape) / 16 + 31) / 32;
+    const int32_t senders = max(min(phase.num_comm_workers, (int32_t)gridDim.x), 1) * kWarpsPerCta;
+    const int32_t least_parts = max(steps / 8, 1);
+    shared.slots_per_task =
+        max(1, min(phase.slots_per_task, (shared.num_slots + senders - 1) / senders));
+    shared.part_rows = 2;
+    while (shared.part_rows < 16 && shared.part_rows * warps < shared.num_rows) {
+        shared.part_rows *= 2;
+    }
+    shared.column_parts = max(least_parts, min(steps, warps / max((int32_t)c.call.num_tokens, 1)));
+}
+
 /* One thread: what this launch is about. */
 static __device__ __forceinline__ void phase_begin(const epf_cuda_call &c, int32_t kind,
                                                    phase_shared &shared)
@@ -195,16 +255,17 @@ static __device__ __forceinline__ void phase_begin(const epf_cuda_call &c, int32
     const epf_phase &phase = c.call.phase;
     const uint32_t epoch = epoch_of(c);
     const int32_t refusal = find_refusal(c, epoch);
-    const int32_t comm_warps = max(phase.num_comm_workers, 1) * 2;
     shared.epoch = epoch;
     shared.entered = epf_word(epoch, epf_tag(kind, c.call.set_index, c.head->epoch));
     shared.num_slots = c.head->num_slots;
     shared.num_rows = c.head->num_rows;
-    shared.slots_per_task = (int32_t)epf_max64(
-        1, epf_min64(phase.slots_per_task, epf_ceil_div(c.head->num_slots, comm_warps)));
-    shared.tokens_per_task = (int32_t)epf_max64(
-        1, epf_min64(phase.tokens_per_task, epf_ceil_div(c.call.num_tokens, 8 * gridDim.x)));
+    phase_grain(c, shared);
     shared.run = c.head->status == EPF_OK && refusal == EPF_OK && !epf_device_is_aborted(c);
+    for (int32_t lane = 0; lane < EPF_CUDA_PROF_LANES; lane++) {
+        const int64_t at = ((int64_t)blockIdx.x * EPF_CUDA_PROF_LANES + lane) * c.records_per_lane;
+        shared.record[lane] = c.records ? c.records + at : nullptr;
+        shared.last_record[lane] = c.records + at + c.records_per_lane - 1;
+    }
     if (refusal != EPF_OK && blockIdx.x == 0) {
         const epf_fault fault = {refusal,
                                  c.call.rank,
@@ -230,6 +291,16 @@ static __device__ __forceinline__ void phase_end(const epf_cuda_call &c, int32_t
     }
 }
 
+/* Parts of the M-tiles that the first task of every cluster needs, and of a group more. */
+template <class C>
+static __device__ __forceinline__ int32_t head_parts(const epf_gemm_sm90_args &args,
+                                                     const phase_shared &shared)
+{
+    const int32_t clusters = (int32_t)gridDim.x / C::kCluster;
+    const int32_t tiles = (clusters + args.num_n_tiles - 1) / args.num_n_tiles;
+    return (max(tiles, args.group_m) + args.group_m) * parts_per_tile(shared);
+}
+
 /* What a phase's kernel is made of: G is void, or the configuration of its weight gradients. */
 template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
     using C = C_;
@@ -241,35 +312,27 @@ template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
     /* Registers for copying where the math role, which has the most to keep in a combine and with raw output, can
      * spare them. */
     static constexpr bool kWideComm = kIsDispatch && !C::kRaw;
-    static constexpr int kCopyAhead = kWideComm ? 4 : 2;
+    static constexpr int kCopyAhead = kWideComm ? 4 : kCommAhead;
     static_assert(C::kClusterN == 2 && C::kClusterM == 1 && !C::kGathered, "tiles of the layout");
-};
-
-template <class C> struct phase_smem {
-    gemm_smem<C> gemm;
-    phase_shared shared;
-    epf_tile_map tiles;
 };
 
 template <class P>
 static __device__ __forceinline__ void comm_role(const epf_phase_sm90_args &args,
                                                  const phase_view &v)
 {
-    using T = typename P::C::T;
     if (P::kIsDispatch) {
         dispatch_role<P::kCopyAhead>(
             v, epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
         return;
     }
-    if (P::kKind == EPF_PHASE_COMBINE_SCATTER && threadIdx.x < 96) {
+    if (P::kKind == EPF_PHASE_COMBINE_SCATTER) {
         notify_role(v, tasks_per_tile<typename P::C>(args.gemm));
     }
-    reduce_role<T>(v);
 }
 
 template <class P>
 static __device__ __forceinline__ void phase_load(const epf_phase_sm90_args &args,
-                                                  gemm_smem<typename P::C> &smem)
+                                                  phase_gemm_smem &smem)
 {
     gemm_ring<P::C::kStages> ring;
     load_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
@@ -282,7 +345,7 @@ static __device__ __forceinline__ void phase_load(const epf_phase_sm90_args &arg
 
 template <class P>
 static __device__ __forceinline__ void phase_plan(const epf_phase_sm90_args &args,
-                                                  gemm_smem<typename P::C> &smem)
+                                                  phase_gemm_smem &smem)
 {
     uint32_t count = 0;
     plan_role<typename P::C, typename P::Hooks>(args.gemm, smem, count);
@@ -295,10 +358,13 @@ static __device__ __forceinline__ void phase_plan(const epf_phase_sm90_args &arg
 
 template <class P>
 static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &args,
-                                                  gemm_smem<typename P::C> &smem,
-                                                  const phase_view &v)
+                                                  phase_gemm_smem &smem, const phase_view &v)
 {
     gemm_ring<P::C::kStages> ring;
+    if constexpr (P::kIsDispatch) {
+        help_dispatch<kMathAhead>(
+            v, epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
+    }
     math_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
     if (P::kKind == EPF_PHASE_COMBINE_SERIAL) {
         signal_barrier(v);
@@ -309,7 +375,7 @@ static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &arg
         }
     }
     if (!P::kIsDispatch) {
-        reduce_role<typename P::C::T>(v);
+        reduce_role<typename P::C::T, kMathAhead>(v);
     }
 }
 
@@ -318,14 +384,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     phase_kernel(const __grid_constant__ epf_phase_sm90_args args)
 {
     using C = typename P::C;
-    extern __shared__ __align__(1024) uint8_t shared[];
-    phase_smem<C> &smem = *reinterpret_cast<phase_smem<C> *>(shared);
+    phase_smem &smem = phase_smem_of();
+    static_assert(std::is_same<gemm_smem<C>, phase_gemm_smem>::value, "one shared memory");
     const phase_view view = {args.call, smem.shared, smem.tiles, (int32_t)threadIdx.x % 32};
 
     gemm_begin<C>(args.gemm, smem.gemm);
     if (threadIdx.x == 64) {
         smem.tiles = tile_map<C>(args.gemm, smem.gemm);
         phase_begin(args.call, P::kKind, smem.shared);
+        smem.shared.head_parts = head_parts<C>(args.gemm, smem.shared);
     }
     __syncthreads();
     cluster_sync();
