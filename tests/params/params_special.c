@@ -38,6 +38,28 @@ static void try_capacity(params_rank *r)
     }
 }
 
+static void try_stream(params_rank *r)
+{
+    static const int32_t bad[] = {0, -2, INT_MAX, INT_MIN};
+    params_args a = valid(r, PARAMS_OP);
+    a.op.stream = r; /* the CPU backend has neither */
+    params_try(r, PARAMS_OP, &a, "stream", "given", EPF_E_UNSUPPORTED);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        a = valid(r, PARAMS_OP);
+        a.op.device = bad[i];
+        params_try(r, PARAMS_OP, &a, "device", "given", EPF_E_UNSUPPORTED);
+    }
+}
+
+/* Which token and which of its slots: as the text says it. */
+static void check_place(params_rank *r, const params_args *bad, const char *place)
+{
+    const params_call *const c = &params_calls[PARAMS_PREPROCESS];
+    CHECK(c->call(r, bad) == EPF_E_INVALID && strstr(epf_last_error(), place) != NULL,
+          "%s is not in: %s", place, epf_last_error());
+    params_works(r, PARAMS_PREPROCESS, place);
+}
+
 /* Ids and scatter indices that are well formed tensors, but say something wrong. */
 static void try_contents(params_rank *r)
 {
@@ -66,6 +88,22 @@ static void try_contents(params_rank *r)
     wrong[0] = wrong[PARAMS_E]; /* both slots of expert 0 */
     a.preprocess.local_scatter_indices.data = wrong;
     params_try(r, PARAMS_PREPROCESS, &a, "local_scatter_indices", "twice a place", EPF_E_INVALID);
+    check_place(r, &a, "slot [2, 0]");
+    memcpy(wrong, r->full, sizeof wrong); /* a permutation, but not the other indices' */
+    wrong[1] = r->full[1 + PARAMS_E];
+    wrong[1 + PARAMS_E] = r->full[1];
+    a = valid(r, PARAMS_PREPROCESS);
+    a.preprocess.full_scatter_indices.data = wrong;
+    params_try(r, PARAMS_PREPROCESS, &a, "full_scatter_indices", "unlike the other", EPF_E_INVALID);
+    check_place(r, &a, "full_scatter_indices[0, 1]");
+    memcpy(wrong, r->ids, sizeof wrong);
+    wrong[5] = -2;
+    a = valid(r, PARAMS_PREPROCESS);
+    a.preprocess.exp_indices.data = wrong;
+    check_place(r, &a, "exp_indices[2, 1] on rank 0: -2");
+    a = valid(r, PARAMS_PREPROCESS);
+    a.preprocess.exp_indices.shape[0] = PARAMS_T + 1;
+    params_try(r, PARAMS_PREPROCESS, &a, "exp_indices", "too many tokens", EPF_E_INVALID);
     a = valid(r, PARAMS_DISPATCH);
     memcpy(wrong, r->ids, sizeof wrong);
     wrong[0]++;
@@ -157,6 +195,62 @@ static void try_flags(params_rank *r)
     params_try(r, PARAMS_WEIGHT, &a, "gate_up", "with N 8", EPF_E_INVALID);
 }
 
+/* What was packed for other blocks or columns, and outputs without their inputs. */
+static void try_mismatches(params_rank *r)
+{
+    params_args a;
+#define PACKED(field, value, says)                                     \
+    a = valid(r, PARAMS_DISPATCH);                                     \
+    memset(&a.dispatch.gemm_weight, 0, sizeof a.dispatch.gemm_weight); \
+    a.dispatch.packed_weight = r->weight;                              \
+    a.dispatch.field = (value);                                        \
+    params_try(r, PARAMS_DISPATCH, &a, #field, says, EPF_E_INVALID)
+    PACKED(gemm_block_size_n, 8, "not as packed");
+    PACKED(gemm_block_size_k, 8, "not as packed");
+#undef PACKED
+    a = valid(r, PARAMS_COMBINE); /* packed for H + 8 columns */
+    a.combine.gemm_weight.shape[1] = PARAMS_H + 8;
+    params_try(r, PARAMS_COMBINE, &a, "gemm_weight", "of other columns", EPF_E_INVALID);
+    a = valid(r, PARAMS_COMBINE);
+    memset(&a.combine.gate_input, 0, sizeof a.combine.gate_input);
+    params_try(r, PARAMS_COMBINE, &a, "output_gate", "without gate_input", EPF_E_INVALID);
+    a = valid(r, PARAMS_COMBINE);
+    a.combine.grad_output.shape[1] = 0;
+    a.combine.grad_weight.shape[1] = 0;
+    params_try(r, PARAMS_COMBINE, &a, "grad_output", "of no columns", EPF_E_INVALID);
+}
+
+/* Objects in states that do not allow the call. */
+static void try_states(params_rank *r)
+{
+    epf_op_config config = params_op_config();
+    params_args a = valid(r, PARAMS_PREPROCESS);
+    epf_layout_view view;
+    epf_op *op;
+    static const int32_t bad[PARAMS_T * PARAMS_K] = {-2};
+    a.preprocess.exp_indices.data = (void *)(uintptr_t)bad;
+    CHECK(params_calls[PARAMS_PREPROCESS].call(r, &a) == EPF_E_INVALID, "a bad id");
+    params_note("epf_layout_get", "layout");
+    params_refused("epf_layout_get", "layout", "not filled", epf_layout_get(r->layout, &view),
+                   EPF_E_STATE, "layout");
+    params_works(r, PARAMS_PREPROCESS, "a bad id");
+    config.lazy = true;
+    CHECK_OK(epf_op_create(r->group, &config, &op));
+    params_note("epf_op_reset", "op");
+    params_refused("epf_op_reset", "op", "lazy", epf_op_reset(op), EPF_E_STATE, "operator");
+    params_note("epf_op_barrier", "op");
+    params_refused("epf_op_barrier", "op", "lazy", epf_op_barrier(op), EPF_E_STATE, "lazy");
+    CHECK_OK(epf_op_sync(op));
+    CHECK_OK(epf_op_finalize(op));
+    CHECK_OK(epf_op_finalize(op));
+    params_note("epf_op_sync", "op");
+    params_refused("epf_op_sync", "op", "finalized", epf_op_sync(op), EPF_E_STATE, "finalized");
+    params_note("epf_op_barrier", "op");
+    params_refused("epf_op_barrier", "op", "finalized", epf_op_barrier(op), EPF_E_STATE,
+                   "finalized");
+    epf_op_destroy(op);
+}
+
 static void try_profile(params_rank *r)
 {
     static char lengthy[300];
@@ -189,6 +283,9 @@ void params_special(params_rank *r)
     try_tables(r);
     try_objects(r);
     try_flags(r);
+    try_stream(r);
+    try_mismatches(r);
+    try_states(r);
     try_profile(r);
 }
 

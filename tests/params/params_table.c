@@ -72,8 +72,8 @@ static const params_field kOp[] = {
     INT(num_workers, 0, 1024, 1),
     FREE(pin_workers, "bool"),
     INT(gemm_library, 0, EPF_GEMM_LIBRARY_PORTABLE, 1),
-    FREE(device, "of the CUDA backend, whose tests have a device"),
-    FREE(stream, "of the CUDA backend, whose tests have a device"),
+    SPECIAL(device),
+    SPECIAL(stream),
 };
 #undef S
 
