@@ -6,7 +6,7 @@
 #     scripts/coverage.sh [--no-run] [CTEST_ARGS...]
 #
 # Builds build/coverage (override: EPF_COVERAGE_BUILD), runs the suite once, and writes there coverage.txt,
-# coverage.json and the folder sites/.  --no-run: only reports what the last run left.
+# coverage.json and the folder sites/ (for scripts/error-table.py).  --no-run: only reports what the last run left.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 build=${EPF_COVERAGE_BUILD:-build/coverage}
@@ -30,10 +30,8 @@ else
         echo "some tests failed: their coverage counts all the same" >&2
 fi
 
-# What cannot be reached has its reason on the line: "/* unreached: why */" (GCOVR_EXCL is not used).
 nice -n 10 gcovr --root . --object-directory "$build" --filter 'src/' --filter 'cli/' --exclude 'src/cuda/' \
-    --exclude-lines-by-pattern '.*/\* unreached: .*' --exclude-branches-by-pattern '.*/\* unreached: .*' \
     --exclude-unreachable-branches --exclude-throw-branches --gcov-ignore-errors all \
-    --gcov-ignore-parse-errors all --merge-mode-functions separate \
-    --json "$build/coverage.json" --txt "$build/coverage-lines.txt" --print-summary -j 2 "$build" 2>"$build/gcovr.log" |
-    tee "$build/coverage.txt"
+    --gcov-ignore-parse-errors all --merge-mode-functions separate --json "$build/coverage.json" -j 2 "$build" \
+    2>"$build/gcovr.log"
+scripts/coverage-report.py "$build/coverage.json" | tee "$build/coverage.txt"

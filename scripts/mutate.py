@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mutation testing of layout, route and schedule: is a test there that notices a changed line?
 
-    scripts/mutate.py [--seed S] [--count N] [--jobs J] [--work DIR] [--report FILE] [--only NUMBER]
+    scripts/mutate.py [--seed S] [--count N] [--jobs J] [--work DIR] [--report FILE] [--only NUMBER] [--begin NUMBER]
 
 Draws N one-line mutants (default 200) of the files below from seed S, all alike from one seed; compiles the tests
 with each in a copy of the tree under DIR (default build/mutate), and runs them until one fails: the core tests
@@ -116,7 +116,7 @@ class Tree:
         self.paths = {}
 
     def compiles(self, targets):
-        return run(["nice", "ninja", "-j1", "-C", self.build] + targets, self.build, 900) == 0
+        return run(["nice", "-n", "3", "ninja", "-j1", "-C", self.build] + targets, self.build, 900) == 0
 
     def program(self, name):
         if name not in self.paths:
@@ -128,7 +128,7 @@ class Tree:
         for command in commands:
             if not self.compiles([command[0]]):
                 return "stillborn"
-            result = run(["nice", self.program(command[0])] + command[1:], self.build, TIMEOUT)
+            result = run(["nice", "-n", "3", self.program(command[0])] + command[1:], self.build, TIMEOUT)
             if result != 0:
                 return " ".join(command) + (f" ({result})" if result == "time" else "")
         return None
@@ -176,13 +176,14 @@ def main():
     parser.add_argument("--work", default=os.path.join(ROOT, "build/mutate"))
     parser.add_argument("--report", default="")
     parser.add_argument("--only", type=int, default=-1)
+    parser.add_argument("--begin", type=int, default=0, help="go on here: the unchanged tests are taken to pass")
     arguments = parser.parse_args()
     drawn = candidates()
     random.Random(arguments.seed).shuffle(drawn)
     print(f"{len(drawn)} possible mutants, seed {arguments.seed}", flush=True)
     trees = [Tree(os.path.join(arguments.work, str(j))) for j in range(arguments.jobs)]
     begin = time.time()
-    for tree in trees:
+    for tree in trees if arguments.begin == 0 else []:
         failed = tree.first_failure(sum(tree.core.values(), []) + tree.op)
         if failed:
             sys.exit(f"{failed} fails unchanged")
@@ -204,7 +205,7 @@ def main():
         if arguments.only >= 0:
             work(arguments.only)
             return
-        at = 0
+        at = arguments.begin
         while sum(r[0] in ("killed", "survived") for r in results) < arguments.count and at < len(drawn):
             missing = arguments.count - sum(r[0] in ("killed", "survived") for r in results)
             batch = range(at, min(at + missing, len(drawn)))
