@@ -246,6 +246,7 @@ static epf_status resolve_outputs(combine *c)
             c->op, &c->op->staged, epf_op_max_rows(op, l, c->set) * epf_shape_row_bytes(&op->shape),
             "rows before scatter"));
     }
+    EPF_TRY(epf_phase_check_align(op, &c->args.combine_output, "combine_output"));
     return epf_output_of(&c->args.combine_output, &output, &tokens, &c->result.combine_output);
 }
 

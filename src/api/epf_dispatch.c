@@ -121,6 +121,7 @@ static epf_status resolve_outputs(dispatch *d)
     EPF_TRY(epf_phase_check_align(op, &d->args.dispatch_output, "dispatch_output"));
     EPF_TRY(epf_tensor_check(&d->args.weight_recv, &weights));
     if (d->args.keep_gemm_output) {
+        EPF_TRY(epf_phase_check_align(op, &d->args.gemm_output_data, "gemm_output_data"));
         return epf_output_of(&d->args.gemm_output_data, &gemm, &room, &d->result.gemm_output);
     }
     EPF_CHECK_ARG(!epf_tensor_given(&d->args.gemm_output_data),

@@ -240,7 +240,7 @@ static __device__ __forceinline__ void phase_grain(const epf_cuda_call &c, phase
     const int32_t senders = max(min(phase.num_comm_workers, (int32_t)gridDim.x), 1) * kWarpsPerCta;
     const int32_t least_parts = max(steps / 8, 1);
     shared.slots_per_task =
-        max(1, min(phase.slots_per_task, (shared.num_slots + senders - 1) / senders));
+        max(1, min(phase.slots_per_task, shared.num_slots / (senders * kTasksPerWarp)));
     shared.part_rows = 2;
     while (shared.part_rows < 16 && shared.part_rows * warps < shared.num_rows) {
         shared.part_rows *= 2;

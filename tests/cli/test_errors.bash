@@ -22,7 +22,7 @@ expect 2 '--timeout: "0"' "${run[@]}" --timeout 0
 expect 2 '--capacity: "nan"' "${run[@]}" --capacity nan
 expect 2 '--join and --processes' "${run[@]}" --join --processes
 expect 2 '--join: no variables' "${run[@]}" --join
-expect 2 'profile name' "${run[@]}" --profile ../x
+expect 2 'profile_file_name' "${run[@]}" --profile ../x
 expect 2 'layer 0 is not a MoE layer: mlp_only_layers' run "$sample" --layer 0 --input "$hidden" --output y.npy
 expect 2 'layer 4 is out of range' run "$sample" --layer 4 --input "$hidden" --output y.npy
 expect 2 'must end with' run "$sample" --layer 2 --input "$sample/config.json" --output y.npy
