@@ -228,6 +228,7 @@ static __device__ __forceinline__ int32_t find_refusal(const epf_cuda_call &c, u
                                                                                    : EPF_OK;
 }
 
+static constexpr int kTasksPerWarp = 4; /* of DISPATCH at least: few of the later slots carry a row */
 static constexpr int kWarpsPerCta =
     10; /* that move rows: two that communicate, eight of the math role */
 
