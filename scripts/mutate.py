@@ -22,10 +22,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FILES = ["src/core/epf_route.h", "src/core/epf_sched.h", "src/core/epf_tile.h", "src/core/epf_window.h",
          "src/core/epf_counter.h", "src/api/epf_layout.c", "src/api/epf_preprocess.c"]
 # Which tests are asked first: those of the file itself, then the operator's.
-CORE = {"src/core/epf_route.h": ["test_route"], "src/core/epf_sched.h": ["test_sched", "test_two_ranks"],
+CORE = {"src/core/epf_route.h": ["test_route", "test_edges"],
+        "src/core/epf_sched.h": ["test_sched", "test_roles", "test_edges", "test_two_ranks"],
         "src/core/epf_tile.h": ["test_tiles", "test_sched"], "src/core/epf_window.h": ["test_window"],
         "src/core/epf_counter.h": ["test_counter", "test_epoch", "test_two_ranks"]}
-OP = [["test_op_random", "0", "15"], ["test_params"], ["test_op_layer"], ["test_op_alloc"],
+OP = [["test_op_random", "0", "15"], ["test_params"], ["test_refill"], ["test_op_layer"], ["test_op_alloc"],
       ["test_op_random", "100", "40"], ["test_params_pair"]]
 TIMEOUT = 180
 
