@@ -9,6 +9,8 @@ grep -q '<svg' y.svg || fail "no drawing"
 head -1 y.jsonl | grep -q '^{.*}$' || fail "no object a line: $(head -c 200 y.jsonl)"
 rm -f y.jsonl y.svg
 expect 0 "" "${small[@]}" --dtype fp32 --routing zipf --experts 4 --seed 3
+expect 0 "" bench --preset qwen3-235b --ranks 2 --tokens 4 --experts 8 --workers 1 --repeat 1
+in_output 'SwiGLU|swiglu'
 expect 0 "" bench --help
 expect 2 "routing" bench --routing none
 expect 2 "repeat" bench --repeat 1001

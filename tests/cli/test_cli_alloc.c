@@ -81,6 +81,9 @@ int main(int argc, char **argv)
         {cli_info, {"info"}},
         {cli_plan, {"plan", "--preset", "dsv3", "--ranks", "4"}},
         {cli_plan, {"plan", "--preset", "example", "--json"}},
+        {cli_bench,
+         {"bench", "--preset", "example", "--ranks", "1", "--tokens", "8", "--workers", "1",
+          "--repeat", "1", "--experts", "2", "--svg", "y.svg"}},
         {cli_run, {"run", sample, "--layer", "2", "--input", hidden, "--workers", "1"}},
         {cli_run,
          {"run", sample, "--layer", "2", "--input", hidden, "--workers", "1", "--check", "--json"}},
@@ -90,7 +93,9 @@ int main(int argc, char **argv)
         const command *const c = &commands[i];
         const uint64_t count = count_allocations(c);
         uint64_t tried = 0;
-        for (uint64_t n = 1; n <= count; n += 1 + count / most, tried++) {
+        const uint64_t step =
+            1 + count / (c->verb == cli_bench ? 1 + most / 4 : most); /* seconds each */
+        for (uint64_t n = 1; n <= count; n += step, tried++) {
             const int code = run(c, n) % NOT_MET;
             CHECK(code == CLI_INTERNAL || code == CLI_OK || code == CLI_BAD_FILE,
                   "%s, allocation %llu of %llu: exit code %d", c->arguments[0],
