@@ -63,6 +63,9 @@ static void check_comm(void)
     CHECK_OK(epf_comm_create_threads(&config, &comm));
     REFUSED(epf_comm_all_gather(NULL, bytes, bytes, 1), "comm");
     REFUSED(epf_comm_all_gather(comm, bytes, bytes, SIZE_MAX / 2), "bytes");
+    REFUSED(epf_comm_all_gather(comm, NULL, bytes, 1), "send");
+    REFUSED(epf_comm_all_gather(comm, bytes, NULL, 1), "recv");
+    REFUSED(epf_comm_window_create(comm, 0, &window), "bytes");
     REFUSED(epf_comm_barrier(NULL), "comm");
     REFUSED(epf_comm_reset(NULL), "comm");
     REFUSED(epf_comm_agree(NULL, EPF_OK), "comm");
@@ -107,9 +110,73 @@ static void check_model(void)
     REFUSED(epf_trace_read_all(paths, INT_MAX, &trace), "files");
 }
 
+/* Eight experts of four columns, and every way to leave out what its calls need. */
+static void check_router(void)
+{
+    static const char text[] = "{\"model_type\":\"mixtral\",\"hidden_size\":4}";
+    static const char biased[] =
+        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":4,\"n_routed_experts\":16,"
+        "\"n_group\":2,\"topk_group\":1,\"num_experts_per_tok\":2}";
+    static const float weights[16 * 4];
+    static const float hidden[4];
+    const int64_t shape[2] = {8, 4};
+    const int64_t wide[2] = {8, 5};
+    const int64_t more[2] = {16, 4};
+    const epf_tensor_view weight = epf_tensor_view_of("w", EPF_FILE_F32, 2, shape, weights);
+    const epf_tensor_view flat = epf_tensor_view_of("w", EPF_FILE_F32, 1, shape, weights);
+    const epf_tensor_view other = epf_tensor_view_of("w", EPF_FILE_F32, 2, wide, weights);
+    const epf_tensor_view large = epf_tensor_view_of("w", EPF_FILE_F32, 2, more, weights);
+    const epf_tensor_view nothing = epf_tensor_view_of("w", EPF_FILE_F32, 2, shape, NULL);
+    const epf_tensor_view short_bias = epf_tensor_view_of("b", EPF_FILE_F32, 1, shape, weights);
+    const epf_tensor_view no_bias = epf_tensor_view_of("b", EPF_FILE_F32, 1, more, NULL);
+    epf_model_config config;
+    epf_model_config v3;
+    epf_router *router = NULL;
+    int32_t idx[2];
+    float w[2];
+    double w64[2];
+    const epf_router_args bad[] = {{NULL, 1, 0, idx, w},
+                                   {hidden, 1, 0, NULL, w},
+                                   {hidden, 1, 0, idx, NULL},
+                                   {hidden, -1, 0, idx, w}};
+    const epf_router_f64_args bad64[] = {{NULL, 1, 0, idx, w64, NULL},
+                                         {hidden, 1, 0, NULL, w64, NULL},
+                                         {hidden, 1, 0, idx, NULL, NULL},
+                                         {hidden, -1, 0, idx, w64, NULL}};
+    const epf_router_args none = {NULL, 0, 0, NULL, NULL};
+    const epf_router_f64_args none64 = {NULL, 0, 0, NULL, NULL, NULL};
+    CHECK_OK(epf_model_config_parse("c", text, sizeof text - 1, &config));
+    CHECK_OK(epf_model_config_parse("c", biased, sizeof biased - 1, &v3));
+    REFUSED(epf_router_create(&config, &weight, NULL, NULL), "NULL");
+    REFUSED(epf_router_create(&config, NULL, NULL, &router), "weight");
+    REFUSED(epf_router_create(&config, &flat, NULL, &router), "weight");
+    REFUSED(epf_router_create(&config, &other, NULL, &router), "weight");
+    REFUSED(epf_router_create(&config, &large, NULL, &router), "weight");
+    REFUSED(epf_router_create(&config, &nothing, NULL, &router), "weight");
+    REFUSED(epf_router_create(&v3, &large, NULL, &router), "bias");
+    REFUSED(epf_router_create(&v3, &large, &short_bias, &router), "bias");
+    REFUSED(epf_router_create(&v3, &large, &no_bias, &router), "bias");
+    REFUSED(epf_router_create(&v3, &large, &large, &router), "bias");
+    CHECK_OK(epf_router_create(&config, &weight, NULL, &router));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        REFUSED(epf_router_run(router, &bad[i]), "NULL");
+        REFUSED(epf_router_run_f64(router, &bad64[i]), "NULL");
+    }
+    REFUSED(epf_router_run(router, NULL), "NULL");
+    REFUSED(epf_router_run_f64(NULL, &none64), "NULL");
+    REFUSED(epf_router_run_f64(router, NULL), "NULL");
+    CHECK_OK(epf_router_run(router, &none));
+    CHECK_OK(epf_router_run_f64(router, &none64));
+    epf_router_destroy(router);
+    epf_router_destroy(NULL);
+    epf_model_config_free(&config);
+    epf_model_config_free(&v3);
+}
+
 int main(void)
 {
     check_comm();
+    check_router();
     check_gemm();
     check_model();
     printf("%d bad calls between rooms refused\n", num_cases);
