@@ -43,11 +43,12 @@ epf_status epf_phase_check_align(const epf_op *op, const epf_tensor *t, const ch
 {
     const int64_t align = op->backend->row_align;
     bool fits = (uintptr_t)t->data % (uintptr_t)align == 0;
-    if (!epf_tensor_given(t)) {
-        return EPF_OK;
+    if (t->ndim < 1 || t->ndim > EPF_MAX_DIMS) {
+        return EPF_OK; /* not given, or no tensor: epf_tensor_check() says so */
     }
     for (int32_t d = 0; d + 1 < t->ndim; d++) {
-        fits = fits && (t->shape[d] <= 1 || t->stride[d] * epf_dtype_bytes(t->dtype) % align == 0);
+        const int64_t rest = t->stride[d] % align; /* a product with any stride would overflow */
+        fits = fits && (t->shape[d] <= 1 || rest * epf_dtype_bytes(t->dtype) % align == 0);
     }
     if (!fits) {
         return EPF_FAIL(EPF_E_UNSUPPORTED,

@@ -89,6 +89,9 @@ static void try_contents(params_rank *r)
     a.preprocess.local_scatter_indices.data = wrong;
     params_try(r, PARAMS_PREPROCESS, &a, "local_scatter_indices", "twice a place", EPF_E_INVALID);
     check_place(r, &a, "slot [2, 0]");
+    memcpy(wrong, r->local, sizeof wrong);
+    wrong[3] = -1;
+    check_place(r, &a, "local_scatter_indices[1, 1] on rank 0: -1, must be 6..7 for expert 3");
     memcpy(wrong, r->full, sizeof wrong); /* a permutation, but not the other indices' */
     wrong[1] = r->full[1 + PARAMS_E];
     wrong[1 + PARAMS_E] = r->full[1];
