@@ -122,7 +122,9 @@ def check():
         print(f"{name}: no test makes it (docs/reliability/errors.md)")
     for name, programs in rows.items():
         for program in re.findall(r"\btest_\w+", programs):
-            if not any(f"{program}.c" in names for _, _, names in os.walk(os.path.join(ROOT, "tests"))):
+            rest = re.sub(r"^test_(?:[a-z]+_)?", "", program)  # test_comm_link is tests/comm/test_link.c
+            sources = {f"{program}.c", f"test_{rest}.c", f"fuzz_{rest}.c"}
+            if not any(sources & set(names) for _, _, names in os.walk(os.path.join(ROOT, "tests"))):
                 print(f"{name}: {program} is no test any more; run scripts/coverage.sh and this script")
                 bad.append(program)
     print(f"{len(rows)} statuses, each made by a test" if not bad else "failed")
