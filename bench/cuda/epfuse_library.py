@@ -1,19 +1,20 @@
-"""libepfuse.so for Python benches: structs and constants are read from include/epfuse/epfuse.h itself."""
+"""libepfuse.so for Python benches: structs and constants are read from the headers in include/epfuse."""
 import ctypes
 import pathlib
 import re
 import threading
 
-HEADER = pathlib.Path(__file__).resolve().parents[2] / "include" / "epfuse" / "epfuse.h"
+HEADERS = [pathlib.Path(__file__).resolve().parents[2] / "include" / "epfuse" / name
+           for name in ("epfuse_group.h", "epfuse.h", "epfuse_layer.h")]
 PLAIN = {"uint32_t": ctypes.c_uint32, "int32_t": ctypes.c_int32, "uint64_t": ctypes.c_uint64,
          "int64_t": ctypes.c_int64, "bool": ctypes.c_bool, "double": ctypes.c_double,
          "epf_all_gather_fn": ctypes.c_void_p}
 F32, BF16, F16, I32 = 1, 2, 3, 5
 
 
-def read_header(path):
-    """(structs by name, enum constants) of a header that holds only what epfuse.h does."""
-    text = path.read_text()
+def read_headers(paths):
+    """(structs by name, enum constants) of headers that hold only what epfuse.h and its parts do."""
+    text = "\n".join(path.read_text() for path in paths)
     text = re.sub(r"/\*.*?\*/|^\s*#.*?$", "", text, flags=re.S | re.M)
     constants = {}
     for body in re.findall(r"\benum\s*\w*\s*\{(.*?)\}", text, re.S):
@@ -47,7 +48,7 @@ class Error(RuntimeError):
 class Library:
     def __init__(self, path):
         self.lib = ctypes.CDLL(str(path))
-        self.structs, self.constants = read_header(HEADER)
+        self.structs, self.constants = read_headers(HEADERS)
         self.lib.epf_last_error.restype = ctypes.c_char_p
         self.lib.epf_version.restype = ctypes.c_char_p
 

@@ -39,6 +39,7 @@
 #include <stdint.h>
 
 #include "epfuse/epfuse_dtype.h"
+#include "epfuse/epfuse_group.h"
 #include "epfuse/epfuse_status.h"
 
 #ifdef __cplusplus
@@ -86,65 +87,6 @@ typedef struct epf_tensor {
  */
 EPF_API epf_status epf_tensor_make(epf_tensor *tensor, void *data, epf_dtype dtype, int32_t ndim,
                                    const int64_t *shape);
-
-/* ---------------------------------------------------------------------------------------------- */
-/* Group: the ranks */
-/* ---------------------------------------------------------------------------------------------- */
-
-/** One rank's handle on its group.  Every rank has its own. */
-typedef struct epf_group epf_group;
-
-/**
- * The caller's own exchange: gather `bytes` bytes of every rank, in rank order, into recv
- * [num_ranks * bytes].  Returns 0 on success.
- */
-typedef int (*epf_all_gather_fn)(void *context, const void *send, void *recv, size_t bytes);
-
-typedef struct epf_group_config {
-    uint32_t struct_size;         /* set by epf_group_config_init() */
-    int32_t rank;                 /* of this process; -1 (default): from the environment */
-    int32_t num_ranks;            /* W; 0 (default): from the environment */
-    uint64_t timeout_ns;          /* bound on every wait; default 100 s; 0 is invalid */
-    epf_all_gather_fn all_gather; /* how ranks find each other; NULL (default): the environment */
-    void *all_gather_context;     /* handed to all_gather */
-} epf_group_config;
-
-EPF_API epf_status epf_group_config_init_sized(epf_group_config *config, size_t struct_size);
-#define epf_group_config_init(config) epf_group_config_init_sized((config), sizeof *(config))
-
-/**
- * Make a group of W ranks in this process, one handle for each; each is then used by a thread of its own.
- *
- * @param config  NULL for defaults; rank, num_ranks and all_gather are not looked at
- * @param groups  [W] out; on failure all NULL
- * @return EPF_E_INVALID    num_ranks outside 1..1024, groups NULL, timeout_ns 0
- * @return EPF_E_NO_MEMORY
- */
-EPF_API epf_status epf_group_create_threads(int32_t num_ranks, const epf_group_config *config,
-                                            epf_group **groups);
-
-/**
- * Join a group of processes on this machine, one rank each, over shared memory.  Collective.
- *
- * Ranks find each other through config->all_gather, or through the variables of torchrun, Open MPI, MPICH
- * or srun, or EPFUSE_RANK, EPFUSE_NUM_RANKS and EPFUSE_RENDEZVOUS.  Only processes of the same user that
- * hold the group's random token are let in.  Nothing named is created, so nothing stays behind.
- *
- * @return EPF_E_INVALID      rank or num_ranks out of range, no usable environment, more than one machine
- * @return EPF_E_TIMEOUT      a rank did not show up
- * @return EPF_E_PEER         a rank died or was refused
- * @return EPF_E_DEVICE       a system call failed
- */
-EPF_API epf_status epf_group_create(const epf_group_config *config, epf_group **group);
-
-/** Rank of this handle, 0 .. W-1; -1 if group is NULL. */
-EPF_API int32_t epf_group_rank(const epf_group *group);
-
-/** W; 0 if group is NULL. */
-EPF_API int32_t epf_group_num_ranks(const epf_group *group);
-
-/** Not collective; accepts NULL.  Its operators must have been destroyed before. */
-EPF_API_VOID void epf_group_destroy(epf_group *group);
 
 /* ---------------------------------------------------------------------------------------------- */
 /* Operator */
@@ -589,95 +531,10 @@ typedef struct epf_group_gemm_combine_result {
 EPF_API epf_status epf_group_gemm_combine(epf_op *op, const epf_group_gemm_combine_args *args,
                                           epf_group_gemm_combine_result *result);
 
-/* ---------------------------------------------------------------------------------------------- */
-/* The whole layer */
-/* ---------------------------------------------------------------------------------------------- */
-
-/** What the backward pass needs of the forward pass; grows as needed, may serve many steps. */
-typedef struct epf_layer_context epf_layer_context;
-
-/** Not collective. */
-EPF_API epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context);
-
-/** Accepts NULL. */
-EPF_API_VOID void epf_layer_context_destroy(epf_layer_context *context);
-
-/** The layout of the context's last forward pass; NULL before it.  Owned by the context. */
-EPF_API const epf_layout *epf_layer_context_layout(const epf_layer_context *context);
-
-/** What both passes of the layer share. */
-typedef struct epf_layer_weights {
-    epf_tensor w13;               /* [L, 2I, H] token type: I gate rows, then I up rows, or ... */
-    epf_tensor w2;                /* [L, H, I] token type, or ... */
-    const epf_weight *packed_w13; /* ... packed with gate_up */
-    const epf_weight *packed_w2;  /* ... packed */
-} epf_layer_weights;
-
-typedef struct epf_layer_forward_args {
-    uint32_t struct_size;   /* set by epf_layer_forward_args_init() */
-    epf_tensor input;       /* [T, H] token type */
-    epf_tensor exp_indices; /* [T, K] int32 */
-    epf_tensor weight;      /* [T, K] weight type */
-    epf_layer_weights weights;
-    epf_tensor output;             /* [T, H] token type, out */
-    bool keep_for_backward;        /* default true: the context keeps rows and projections */
-    int32_t comm_buffer_id;        /* default 0 */
-    int32_t combine_mode;          /* epf_combine_mode; default FUSE_SCATTER */
-    int32_t num_tail_sms;          /* as in dispatch; default 0 */
-    bool use_block_wise_barrier;   /* default true */
-    bool enable_profiler;          /* default false */
-    const char *profile_file_name; /* default "layer"; the phase's name is added */
-} epf_layer_forward_args;
-
-EPF_API epf_status epf_layer_forward_args_init_sized(epf_layer_forward_args *args,
-                                                     size_t struct_size);
-#define epf_layer_forward_args_init(args) epf_layer_forward_args_init_sized((args), sizeof *(args))
-
-/**
- * preprocess, dispatch + GEMM 1 + SwiGLU with routing weights, GEMM 2 + combine.  Collective.
- *
- *     g, u = x w13[e]^T;   h = silu(g) u w;   output[t] = sum over k of h w2[e]^T
- *
- * @return as the parts it is made of
- */
-EPF_API epf_status epf_layer_forward(epf_op *op, epf_layer_context *context,
-                                     const epf_layer_forward_args *args);
-
-typedef struct epf_layer_backward_args {
-    uint32_t struct_size;                  /* set by epf_layer_backward_args_init() */
-    epf_tensor grad_output;                /* [T, H] token type */
-    epf_tensor w13;                        /* [L, 2I, H] token type */
-    epf_tensor w2;                         /* [L, H, I] token type */
-    const epf_weight *packed_w13_backward; /* optional: w13 packed with reduce_last_dim = false */
-    const epf_weight *packed_w2_backward;  /* optional: w2 packed with reduce_last_dim = false */
-    epf_tensor grad_input;                 /* [T, H] token type, out */
-    epf_tensor grad_weight;                /* [T, K] weight type, out: of the routing weights */
-    epf_tensor grad_w13;                   /* [L, 2I, H] token type or fp32, out, optional */
-    epf_tensor grad_w2;                    /* [L, H, I] token type or fp32, out, optional */
-    int32_t comm_buffer_id;                /* default 0 */
-    int32_t combine_mode;                  /* epf_combine_mode; default FUSE_SCATTER */
-} epf_layer_backward_args;
-
-EPF_API epf_status epf_layer_backward_args_init_sized(epf_layer_backward_args *args,
-                                                      size_t struct_size);
-#define epf_layer_backward_args_init(args) \
-    epf_layer_backward_args_init_sized((args), sizeof *(args))
-
-/**
- * Gradients of the layer's last forward pass with this context (kept for backward).  Collective.
- *
- *     dh = dy w2[e];  dw = sum over i of dh silu(g) u;  du = dh silu(g) w;  dg = dh u w silu'(g)
- *     grad_input[t] = sum over k of (dg, du) w13[e];  grad_w2 = dy^T h;  grad_w13 = (dg, du)^T x
- *
- * dh, h, dg and du are rounded to the token type, as the GEMMs between them take it.
- *
- * @return EPF_E_STATE  the context holds no forward pass kept for backward; else as the parts
- */
-EPF_API epf_status epf_layer_backward(epf_op *op, epf_layer_context *context,
-                                      const epf_layer_backward_args *args);
-
 #ifdef __cplusplus
 }
 #endif
+
+#include "epfuse/epfuse_layer.h"
 
 #endif

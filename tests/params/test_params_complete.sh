@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Every parameter of every public function, and every field of every args struct, has a bad value in
-# test_params or a reason why it can have none.  Usage: test_params_complete.sh TEST_PARAMS EPFUSE_H
+# test_params or a reason why it can have none.  Usage: test_params_complete.sh TEST_PARAMS HEADER...
 set -eu
+test_params=$1
+shift
 command -v python3 >/dev/null || { echo "skipped: no python3"; exit 77; }
-"$1" --list | python3 -c '
+"$test_params" --list | python3 -c '
 import re, sys
 
-# Functions and structs of the header, without comments and preprocessor lines.
-text = re.sub(r"/\*.*?\*/", " ", open(sys.argv[1]).read(), flags=re.S)
+# Functions and structs of the headers, without comments and preprocessor lines.
+text = re.sub(r"/\*.*?\*/", " ", "".join(open(header).read() for header in sys.argv[1:]), flags=re.S)
 text = re.sub(r"^\s*#.*?(?<!\\)$", " ", text, flags=re.S | re.M)
 wanted = set()
 for name, arguments in re.findall(r"EPF_API(?:_VOID)?\s[^;(]*?\b(epf_\w+)\s*\(([^;]*)\)\s*;", text):
@@ -42,4 +44,4 @@ functions = {function for function, argument in wanted}
 print(f"{len(wanted)} parameters and fields of {len(functions)} functions and structs, "
       f"{len(missing)} without a bad value")
 sys.exit(bool(missing) or len(wanted) < 200)
-' "$2"
+' "$@"
