@@ -202,6 +202,7 @@ static epf_status reference_forward(const checker *c, const problem *p, epf_ref_
     epf_ref_layer layer = {.hidden = c->job->config->hidden,
                            .intermediate = p->intermediate,
                            .mode = EPF_REF_EXACT,
+                           .gate_up_rounded = c->job->options->backend == EPF_BACKEND_CUDA,
                            .dtype = dtype,
                            .weight_dtype = EPF_DTYPE_F32,
                            .input = &input,

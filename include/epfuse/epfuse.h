@@ -437,8 +437,9 @@ typedef struct epf_dispatch_group_gemm_result {
  *     dispatch_output[r, :] = input[token, :]                              bit for bit
  *     weight_recv[r]        = weight[token, k]                             bit for bit
  *     gemm_output[r, :]     = dispatch_output[r, :] x gemm_weight[expert(r)]
- *     activation_output[r, i] = silu(g[i]) * u[i] * weight_recv[r]         g, u: gemm_output before rounding
+ *     activation_output[r, i] = silu(g[i]) * u[i] * weight_recv[r]
  *
+ * g and u are the halves of gemm_output's row: before it is rounded on the CPU, rounded to the token type on CUDA.
  * A token that several experts of one rank want crosses once; the receiver fills the other rows.
  * Rows past R are not written.
  * Method: tile-level overlap of all-to-all and grouped GEMM as in Comet (Zhang et al., 2025) and

@@ -12,8 +12,8 @@
  *   dx   = [dg | du] W13                      grad_input[token] = sum over k of dx[row(token, k)]
  *   dW13 = [dg | du]^T x                      dW2 = dy^T h
  *
- * Rounded to the token type: gu (after h was made of it), h, y, output, dh, dg, du, dx, the results; to the
- * type of the routing weights: dw.
+ * Rounded to the token type: gu (after h was made of it, or before with gate_up_rounded), h, y, output, dh, dg,
+ * du, dx, the results; to the type of the routing weights: dw.
  */
 #include <float.h>
 #include <math.h>
@@ -36,10 +36,12 @@ static epf_status forward_rows(const epf_ref_layer *layer, int32_t rank, epf_ref
     gemm.a = &f->x;
     gemm.b = layer->w13[rank];
     gemm.n = 2 * layer->intermediate;
-    gemm.dtype = EPF_DTYPE_F64; /* the activation reads accumulators, not stored values */
+    if (!layer->gate_up_rounded) {
+        gemm.dtype = EPF_DTYPE_F64; /* the activation reads accumulators, not stored values */
+    }
     EPF_TRY(epf_ref_grouped_gemm(&gemm, &f->gu));
     EPF_TRY(epf_ref_swiglu(&f->gu, &f->weight, layer->mode, layer->dtype, &f->h));
-    for (int64_t i = 0; i < f->gu.rows * f->gu.cols; i++) {
+    for (int64_t i = 0; i < f->gu.rows * f->gu.cols && !layer->gate_up_rounded; i++) {
         epf_ref_store(layer->mode, layer->dtype, &f->gu.value[i], &f->gu.bound[i]);
     }
     gemm.dtype = layer->dtype;

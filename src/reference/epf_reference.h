@@ -123,6 +123,7 @@ typedef struct epf_ref_layer {
     int64_t hidden;       /* H                                                         */
     int64_t intermediate; /* I                                                         */
     epf_ref_mode mode;
+    bool gate_up_rounded;          /* to dtype before the activation reads them, as CUDA does   */
     epf_dtype dtype;               /* tokens, activations and results                           */
     epf_dtype weight_dtype;        /* routing weights and their gradient                        */
     const epf_ref_tensor *input;   /* [W] of [T_r, H]                                           */

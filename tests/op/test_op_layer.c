@@ -55,6 +55,7 @@ static void expect(layer_case *l, const op_case *c)
                                  .hidden = d->problem.hidden,
                                  .intermediate = d->problem.num_columns / 2,
                                  .mode = EPF_REF_EXACT,
+                                 .gate_up_rounded = epf_space_is_device(),
                                  .dtype = d->problem.dtype,
                                  .weight_dtype = d->problem.weight_dtype,
                                  .input = d->tokens,
