@@ -402,8 +402,8 @@ static epf_status barrier(epf_op *op)
         return epf_op_say(&fault);
     }
     EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
-    free_retired(op); /* all ranks' calls have ended */
-    return EPF_OK;
+    free_retired(op); /* all ranks' calls have ended, and none begins another before all are done */
+    return epf_op_note(op, epf_comm_barrier(op->comm));
 }
 
 static bool is_aborted(const epf_op *op)

@@ -147,6 +147,10 @@ epf_status epf_op_replace_set(epf_op *op, epf_buffer_set *set, int64_t rows,
         (void)epf_op_note(op, epf_comm_barrier(op->comm));
     }
     op->backend->window_destroy(op, &set->window); /* peers that still read it keep it mapped */
+    if (op->backend
+            ->on_device) { /* freeing waits for what runs there: no peer may be in its call yet */
+        (void)epf_op_note(op, epf_comm_barrier(op->comm));
+    }
     set->window = window;
     set->map = map;
     return st;

@@ -9,6 +9,14 @@
 #include "support/epf_check.h"
 #include "support/epf_space.h"
 
+/* The other operator is gone.  Freeing its memory waits for a device, where a peer's next call would wait
+ * for this rank, so that all come out of it together. */
+static bool go_on(op_rank *r)
+{
+    RANK_OK(r->rank, epf_op_barrier(r->op));
+    return op_preprocess(r) && op_dispatch(r) && op_combine(r);
+}
+
 /* Two operators on one group: the second is made, used and ended while the first lives. */
 static void run_in_turn(epf_test_rank *rank)
 {
@@ -21,7 +29,7 @@ static void run_in_turn(epf_test_rank *rank)
              op_dispatch(&second) && op_combine(&second) && op_combine(&first);
     }
     op_close(&second);
-    ok = ok && op_preprocess(&first) && op_dispatch(&first) && op_combine(&first);
+    (void)(ok && go_on(&first));
     op_close(&first);
 }
 
