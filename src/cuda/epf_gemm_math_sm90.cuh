@@ -99,7 +99,9 @@ static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args,
 {
     for (int32_t step = 0; step < num_k; step++) {
         mbarrier_wait(&smem.full[ring.stage()], ring.phase());
-        store_part<C, Hooks>(args, done, before, smem, step);
+        if constexpr (C::kStoreLate) {
+            store_part<C, Hooks>(args, done, before, smem, step);
+        }
         named_barrier_sync(1 + (threadIdx.x - kLoadThreads) / 128, 128);
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
@@ -146,13 +148,15 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         }
         Hooks::task_begins(args);
         multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 0, task, 0);
-        store_part<C, Hooks>(args, done, before, smem, part_of<C>(0, slab, num_k));
+        if constexpr (C::kStoreLate) {
+            store_part<C, Hooks>(args, done, before, smem, part_of<C>(0, slab, num_k));
+        }
         for (int32_t step = 1; step < num_k; step++) {
             const uint32_t previous = ring.stage();
             ring.advance();
             mbarrier_wait(&smem.full[ring.stage()], ring.phase());
             multiply_tail<C>(acc, smem.ring[ring.stage()], slab, 1, task, step);
-            if (step < kLastStore<C>) {
+            if (C::kStoreLate && step < kLastStore<C>) {
                 store_part<C, Hooks>(args, done, before, smem, part_of<C>(step, slab, num_k));
             }
             wgmma_wait<1>();
@@ -163,6 +167,12 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         ring.advance();
         Hooks::task_ends(args, task);
         round_tile<C>(acc, C::kColumns && task.k_rows == 0, done);
+        if constexpr (!C::kStoreLate) {
+#pragma unroll
+            for (int part = 0; part < C::kStoreParts; part++) {
+                store_part<C, Hooks>(args, done, task, smem, part);
+            }
+        }
     }
 }
 

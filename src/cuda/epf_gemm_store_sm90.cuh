@@ -109,7 +109,7 @@ static __device__ __forceinline__ void store_rows(const epf_gemm_sm90_args &args
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         if (i < count) {
-            char *row = kScatter ? Hooks::row_address(args, first + 4 * i)
+            char *row = kScatter ? Hooks::row_address(args, rows.begin, lane / 8 + 4 * i)
                                  : place.base + (first + 4 * i) * place.pitch;
             *(uint4 *)(row + (int64_t)column * 2) = piece[i];
         }
@@ -250,6 +250,9 @@ static __device__ __forceinline__ void store_one(const epf_gemm_sm90_args &args,
     const uint32_t buffer = smem_address(smem.out[(threadIdx.x - kLoadThreads) / 32]);
     if (rows.count == 0) {
         return;
+    }
+    if (kPart == 0) {
+        Hooks::store_begins(args, rows.begin, rows.count);
     }
     if constexpr (C::kRaw) {
         store_raw<C, Hooks, kPart>(args, done, rows, task.n_tile, buffer);

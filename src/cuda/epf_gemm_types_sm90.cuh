@@ -38,6 +38,7 @@ struct gemm_config {
     static constexpr bool kRaw = kEpilogue_ == EPF_GEMM_TO_SWIGLU_RAW;
     static constexpr bool kSwiglu = kEpilogue_ == EPF_GEMM_TO_SWIGLU || kRaw;
     static constexpr bool kScatter = kEpilogue_ == EPF_GEMM_TO_ROW_PTR;
+    static constexpr bool kStoreLate = true; /* beneath the next task's k-steps */
     static constexpr int kStages = kBlockN == 256 ? 4 : 6;
     static constexpr int kBytesA = kBlockM * kBlockK * 2;
     static constexpr int kBytesB = kBlockN * kBlockK * 2;
@@ -128,10 +129,14 @@ struct gemm_no_hooks {
     {}
     static __device__ __forceinline__ void task_ends(const epf_gemm_sm90_args &, const gemm_task &)
     {}
-    /* Where row `row` goes (EPF_GEMM_TO_ROW_PTR). */
-    static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &args, int64_t row)
+    /* Each math warp, before it stores its rows [row, row + rows) of a task, and where its row `row + i` goes
+     * (EPF_GEMM_TO_ROW_PTR). */
+    static __device__ __forceinline__ void store_begins(const epf_gemm_sm90_args &, int, int)
+    {}
+    static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &args, int64_t row,
+                                                        int i)
     {
-        return (char *)args.row_ptr[row];
+        return (char *)args.row_ptr[row + i];
     }
 };
 

@@ -14,8 +14,11 @@ static const int32_t dtype_f16 = EPF_DTYPE_F16;
 
 template <class T, bool kBNMajor, int kEpilogue>
 using phase_gemm = gemm_config<T, 256, 1, 2, EPF_GEMM_A_ROWS, kBNMajor, kEpilogue>;
+/* Stored at once: behind another pass of the math role there are no registers to keep a tile in. */
 template <class T>
-using phase_grad = gemm_config<T, 256, 1, 2, EPF_GEMM_A_COLUMNS, true, EPF_GEMM_TO_C>;
+struct phase_grad : gemm_config<T, 256, 1, 2, EPF_GEMM_A_COLUMNS, true, EPF_GEMM_TO_C> {
+    static constexpr bool kStoreLate = false;
+};
 
 #define EPF_PHASE_CONFIG(type, b, to, hooks, grad, kind) \
     phase_config<phase_gemm<type, (b) != 0, to>, hooks, grad, kind>

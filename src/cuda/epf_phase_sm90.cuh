@@ -51,6 +51,7 @@
 #include "cuda/epf_phase_comm_sm90.cuh"
 
 static constexpr int kMathThreads = kThreads - kLoadThreads;
+static constexpr int kMathWarps = kMathThreads / 32;
 static constexpr int kMathAhead = 8; /* pieces of 16 bytes that a lane has on their way */
 static constexpr int kCommAhead = 2;
 static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
@@ -72,6 +73,9 @@ struct phase_smem {
     phase_gemm_smem gemm;
     phase_shared shared;
     epf_tile_map tiles;
+    char
+        *row_address[kMathWarps][EPF_GEMM_STORE_ROWS]; /* scatter: where the rows being stored go */
+    int32_t stored_tile[kMathWarps]; /* whose rows are stored but not counted; -1: none */
 };
 extern __shared__ __align__(1024) uint8_t phase_memory[];
 static __device__ __forceinline__ phase_smem &phase_smem_of(void)
@@ -156,24 +160,49 @@ struct combine_hooks : phase_hooks {
     }
 };
 
+static __device__ __forceinline__ int32_t math_warp(void)
+{
+    return ((int32_t)threadIdx.x - kLoadThreads) / 32;
+}
+
+/* Counts the rows that the calling math warp has stored of a tile.  Called before the next tile's rows are: by then
+ * the stores have long arrived, and the release waits for next to nothing. */
+static __device__ __forceinline__ void count_stored(const epf_cuda_call &c)
+{
+    int32_t &tile = phase_smem_of().stored_tile[math_warp()];
+    __syncwarp();
+    if (threadIdx.x % 32 == 0 && tile >= 0) {
+        (void)epf_add_release_gpu_u64(&c.tile_done[tile], 1);
+        tile = -1;
+    }
+}
+
 struct scatter_hooks : combine_hooks {
-    static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &args, int64_t row)
+    static __device__ __forceinline__ void store_begins(const epf_gemm_sm90_args &args, int row,
+                                                        int rows)
     {
         const epf_call &call = call_of(args).call;
-        const int2 source = ((const int2 *)call.row_source)[row];
-        return (char *)epf_call_set_row(&call, source.y, call.set_map.combine_rows, source.x);
+        const int i = (int)threadIdx.x % EPF_GEMM_STORE_ROWS;
+        count_stored(call_of(args));
+        /* Without a branch, past the end the last row again: it costs the fewest registers. */
+        const int2 source = ((const int2 *)call.row_source)[row + min(i, rows - 1)];
+        phase_smem_of().row_address[math_warp()][i] =
+            (char *)call.set[source.y] + call.set_map.combine_rows +
+            (uint64_t)(uint32_t)source.x * ((uint32_t)args.n * 2); /* N is H: rows are dense */
+        __syncwarp();
     }
-    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &args,
+    static __device__ __forceinline__ char *row_address(const epf_gemm_sm90_args &, int64_t, int i)
+    {
+        return phase_smem_of().row_address[math_warp()][i];
+    }
+    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
                                                        const gemm_task &task, int, int)
     {
-        const epf_cuda_call &c = call_of(args);
-        const epf_tile_map &tiles = phase_smem_of().tiles;
-        __syncwarp();
+        phase_smem &smem = phase_smem_of();
         if (threadIdx.x % 32 == 0) {
-            const int32_t tile =
-                tiles.tile_offset[task.expert] +
-                (task.row_begin - tiles.row_offset[task.expert]) / EPF_CUDA_BLOCK_M;
-            (void)epf_add_release_gpu_u64(&c.tile_done[tile], 1);
+            smem.stored_tile[math_warp()] =
+                smem.gemm.tile_offset[task.expert] +
+                (task.row_begin - smem.gemm.row_offset[task.expert]) / EPF_CUDA_BLOCK_M;
         }
     }
 };
@@ -228,7 +257,8 @@ static __device__ __forceinline__ int32_t find_refusal(const epf_cuda_call &c, u
                                                                                    : EPF_OK;
 }
 
-static constexpr int kTasksPerWarp = 4; /* of DISPATCH at least: few of the later slots carry a row */
+static constexpr int kTasksPerWarp =
+    4; /* of DISPATCH at least: few of the later slots carry a row */
 static constexpr int kWarpsPerCta =
     10; /* that move rows: two that communicate, eight of the math role */
 
@@ -331,6 +361,19 @@ static __device__ __forceinline__ void comm_role(const epf_phase_sm90_args &args
     }
 }
 
+/* Unrolled, so that operands stay in the constant bank: an indexed one would take registers of the math role. */
+template <class F>
+static __device__ __forceinline__ void for_each_grad(const epf_phase_sm90_args &args, const F &role)
+{
+    static_assert(EPF_MAX_GRADS == 2, "one line for each");
+    if (args.call.call.phase.num_grads > 0) {
+        role(args.grad[0]);
+    }
+    if (args.call.call.phase.num_grads > 1) {
+        role(args.grad[1]);
+    }
+}
+
 template <class P>
 static __device__ __forceinline__ void phase_load(const epf_phase_sm90_args &args,
                                                   phase_gemm_smem &smem)
@@ -338,9 +381,9 @@ static __device__ __forceinline__ void phase_load(const epf_phase_sm90_args &arg
     gemm_ring<P::C::kStages> ring;
     load_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
     if constexpr (P::kHasGrads) {
-        for (int32_t i = 0; i < args.call.call.phase.num_grads; i++) {
-            load_role<typename P::G, gemm_no_hooks>(args.grad[i], smem, ring);
-        }
+        for_each_grad(args, [&](const epf_gemm_sm90_args &grad) {
+            load_role<typename P::G, gemm_no_hooks>(grad, smem, ring);
+        });
     }
 }
 
@@ -351,32 +394,43 @@ static __device__ __forceinline__ void phase_plan(const epf_phase_sm90_args &arg
     uint32_t count = 0;
     plan_role<typename P::C, typename P::Hooks>(args.gemm, smem, count);
     if constexpr (P::kHasGrads) {
-        for (int32_t i = 0; i < args.call.call.phase.num_grads; i++) {
-            plan_role<typename P::G, gemm_no_hooks>(args.grad[i], smem, count);
-        }
+        for_each_grad(args, [&](const epf_gemm_sm90_args &grad) {
+            plan_role<typename P::G, gemm_no_hooks>(grad, smem, count);
+        });
     }
+}
+
+/* A view made where it is needed: one kept over the tiles would take registers from them. */
+static __device__ __forceinline__ phase_view fresh_view(const epf_phase_sm90_args &args)
+{
+    int32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread)); /* not to be hoisted */
+    phase_smem &smem = phase_smem_of();
+    return {args.call, smem.shared, smem.tiles, thread % 32};
 }
 
 template <class P>
 static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &args,
-                                                  phase_gemm_smem &smem, const phase_view &v)
+                                                  phase_gemm_smem &smem)
 {
     gemm_ring<P::C::kStages> ring;
     if constexpr (P::kIsDispatch) {
         help_dispatch<kMathAhead>(
-            v, epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
+            fresh_view(args), epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
     }
     math_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
     if (P::kKind == EPF_PHASE_COMBINE_SERIAL) {
-        signal_barrier(v);
+        signal_barrier(fresh_view(args));
+    } else if (P::kKind == EPF_PHASE_COMBINE_SCATTER) {
+        count_stored(args.call);
     }
     if constexpr (P::kHasGrads) {
-        for (int32_t i = 0; i < args.call.call.phase.num_grads; i++) {
-            math_role<typename P::G, gemm_no_hooks>(args.grad[i], smem, ring);
-        }
+        for_each_grad(args, [&](const epf_gemm_sm90_args &grad) {
+            math_role<typename P::G, gemm_no_hooks>(grad, smem, ring);
+        });
     }
     if (!P::kIsDispatch) {
-        reduce_role<typename P::C::T, kMathAhead>(v);
+        reduce_role<typename P::C::T, kMathAhead>(fresh_view(args));
     }
 }
 
@@ -394,6 +448,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         smem.tiles = tile_map<C>(args.gemm, smem.gemm);
         phase_begin(args.call, P::kKind, smem.shared);
         smem.shared.head_parts = head_parts<C>(args.gemm, smem.shared);
+        for (int i = 0; i < kMathWarps; i++) {
+            smem.stored_tile[i] = -1;
+        }
     }
     __syncthreads();
     cluster_sync();
@@ -420,7 +477,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             } else {
                 setmaxnreg_inc_232();
             }
-            phase_math<P>(args, smem.gemm, view);
+            phase_math<P>(args, smem.gemm);
         }
     }
     __syncthreads();
