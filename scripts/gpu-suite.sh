@@ -4,28 +4,31 @@
 #   gpu-suite.sh pack BUILD ARCHIVE.tar.xz     on the machine that built: programs, libraries, list of tests
 #   gpu-suite.sh BUILD|ARCHIVE [STAGE...]      on the GPU machine; stages, default "tests mps":
 #
-#     tests       every program that CTest labels gpu             EPFUSE_SUITE_ONLY=REGEX: these only
+#     tests       every program that CTest labels gpu, short ones first      EPFUSE_SUITE_ONLY=REGEX: these only
 #     mps         ranks as processes, under an MPS daemon of this script
 #     sanitizers  compute-sanitizer memcheck, racecheck, synccheck, initcheck on small sizes
 #     crosscheck  bench/cuda/crosscheck.py: the command against transformers
 #     bench       bench/cuda/bench_layer.py: a short run
 #
-# PASS, FAIL or SKIP for each program, a count at the end; exit 1 if anything failed.  Logs and results are
-# under $OUT (default ./gpu-suite).  Each stage has a limit of its own; tests and mps together stay under
-# five minutes.
+# PASS, FAIL, SKIP or NOT RUN (the stage's time was up) for each program, a count at the end; exit 1 if anything
+# failed or did not run.  Each stage has a limit of its own, EPFUSE_SUITE_LIMIT=SECONDS sets another; tests and
+# mps together stay under five minutes.  A few files under $OUT (default ./gpu-suite): summary.txt; failed.log,
+# the end of what each failed program said; logs.tar.gz, all that all programs said; results of crosscheck, bench.
 set -u
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 OUT=${OUT:-$PWD/gpu-suite}
-mkdir -p "$OUT"
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 not_run=0
+LEAST=20 # seconds that a program is given at least
 
-# One line a test: name, seconds, environment (A=1;B=2), folder, program and arguments, tab between them.
+# One line a test, cheap ones first: name, seconds, environment (A=1;B=2), folder, program and arguments, tab
+# between them.  CTest's COST is about the seconds it takes.
 list_tests() {
   python3 - "$1" <<'PY'
 import pathlib, re, sys
 build = pathlib.Path(sys.argv[1]).resolve()
 word = re.compile(r'\[=*\[(.*?)\]=*\]|"((?:[^"\\]|\\.)*)"|([^\s()"]+)', re.S)
+lines = []
 for file in sorted(build.glob("tests/*/CTestTestfile.cmake")):
     commands, properties = {}, {}
     for call in re.finditer(r'^(add_test|set_tests_properties)\((.*?)\)\s*$', file.read_text(), re.S | re.M):
@@ -39,8 +42,10 @@ for file in sorted(build.glob("tests/*/CTestTestfile.cmake")):
         facts = properties.get(name, {})
         if "gpu" in facts.get("LABELS", "").split(";"):
             program = file.parent / pathlib.Path(command[0]).name
-            print(name, facts.get("TIMEOUT", "300"), facts.get("ENVIRONMENT", "-"), file.parent,
-                  " ".join([str(program), *command[1:]]), sep="\t")
+            line = (name, facts.get("TIMEOUT", "300"), facts.get("ENVIRONMENT", "-"), str(file.parent),
+                    " ".join([str(program), *command[1:]]))
+            lines.append((float(facts.get("COST", "0")), "\t".join(line)))
+print(*(line for _, line in sorted(lines, key=lambda pair: pair[0])), sep="\n")
 PY
 }
 
@@ -67,15 +72,20 @@ pack() {
 }
 
 say() { # RESULT NAME SECONDS [reason]
-  printf '%-4s %-32s %4s s  %s\n' "$1" "$2" "$3" "${4:-}" | tee -a "$OUT/summary.txt"
-  case $1 in PASS) passed=$((passed + 1)) ;; FAIL) failed=$((failed + 1)) ;; *) skipped=$((skipped + 1)) ;; esac
+  printf '%-7s %-32s %4s s  %s\n' "$1" "$2" "$3" "${4:-}" | tee -a "$OUT/summary.txt"
+  case $1 in
+    PASS) passed=$((passed + 1)) ;;
+    FAIL) failed=$((failed + 1)) ;;
+    SKIP) skipped=$((skipped + 1)) ;;
+    *) not_run=$((not_run + 1)) ;;
+  esac
 }
 
-# NAME LIMIT COMMAND...: one program, its output in $OUT/NAME.log.
+# NAME LIMIT COMMAND...: one program, its output in $LOGS/NAME.log.
 one() {
   local name=$1 limit=$2 log begin rc why
   shift 2
-  log=$OUT/$name.log begin=$SECONDS
+  log=$LOGS/$name.log begin=$SECONDS
   timeout -k 10 "$limit" "$@" > "$log" 2>&1
   rc=$?
   why=$(tail -n 1 "$log" | cut -c1-150)
@@ -85,26 +95,36 @@ one() {
     124 | 137) say FAIL "$name" $((SECONDS - begin)) "no end within $limit s" ;;
     *) say FAIL "$name" $((SECONDS - begin)) "exit $rc: $(grep -m1 -E '[a-z]:[0-9]+: ' "$log" | cut -c1-300)" ;;
   esac
+  case $rc in
+    0 | 77) ;;
+    *) { echo "=== $name, exit $rc"; tail -n 40 "$log"; echo; } >> "$OUT/failed.log" ;;
+  esac
+}
+
+# NAME LIMIT END COMMAND...: the same, as long as END, in seconds of this script, leaves it time.
+one_before() {
+  local name=$1 limit=$2 left=$(($3 - SECONDS))
+  shift 3
+  if ((left < LEAST)); then
+    say "NOT RUN" "$name" 0 "the stage's time was up"
+  else
+    one "$name" $((limit < left ? limit : left)) "$@"
+  fi
 }
 
 # PATTERN LIMIT [PREFIX]: tests whose names match, all of them within LIMIT seconds.
 run_tests() {
-  local end=$((SECONDS + $2)) left
+  local end=$((SECONDS + ${EPFUSE_SUITE_LIMIT:-$2}))
   while IFS=$'\t' read -r name limit environment _ command <&3; do
     [[ $name =~ $1 ]] || continue
-    left=$((end - SECONDS))
-    if ((left <= 0)); then
-      say FAIL "${3:-}$name" 0 "the stage's time was up"
-      continue
-    fi
     [ "$environment" = - ] && environment=
     # shellcheck disable=SC2086  # the list holds words
-    one "${3:-}$name" $((limit < left ? limit : left)) env ${environment//;/ } $command
+    one_before "${3:-}$name" "$limit" "$end" env ${environment//;/ } $command
   done 3< <(list_tests "$BUILD")
 }
 
 stage_tests() {
-  run_tests "${EPFUSE_SUITE_ONLY:-.}" 210
+  run_tests "${EPFUSE_SUITE_ONLY:-.}" 240
 }
 
 stage_mps() {
@@ -115,12 +135,12 @@ stage_mps() {
   CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d /tmp/epfuse-mps.XXXXXX)
   CUDA_MPS_LOG_DIRECTORY=$CUDA_MPS_PIPE_DIRECTORY
   export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
-  if timeout 20 nvidia-cuda-mps-control -d > "$OUT/mps.log" 2>&1; then
-    run_tests 'processes|memory_cuda' 70 mps.
-    echo quit | timeout 30 nvidia-cuda-mps-control >> "$OUT/mps.log" 2>&1
-    cp "$CUDA_MPS_LOG_DIRECTORY"/*.log "$OUT/" 2> /dev/null
+  if timeout 20 nvidia-cuda-mps-control -d > "$LOGS/mps.log" 2>&1; then
+    run_tests 'processes|memory_cuda' 60 mps.
+    echo quit | timeout 30 nvidia-cuda-mps-control >> "$LOGS/mps.log" 2>&1
+    cp "$CUDA_MPS_LOG_DIRECTORY"/*.log "$LOGS/" 2> /dev/null
   else
-    say SKIP mps 0 "the daemon does not start: $(tail -n 1 "$OUT/mps.log")"
+    say SKIP mps 0 "the daemon does not start: $(tail -n 1 "$LOGS/mps.log")"
   fi
   rm -rf "$CUDA_MPS_PIPE_DIRECTORY"
   unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
@@ -128,7 +148,7 @@ stage_mps() {
 
 # Each tensor is an allocation of its own here, so that a read past its end is found.
 stage_sanitizers() {
-  local tool problem number end=$((SECONDS + 480))
+  local tool problem number end=$((SECONDS + ${EPFUSE_SUITE_LIMIT:-480}))
   local zoo=$BUILD/tests/op/test_op_zoo
   if ! command -v compute-sanitizer > /dev/null; then
     say SKIP sanitizers 0 "no compute-sanitizer"
@@ -139,34 +159,30 @@ stage_sanitizers() {
     for problem in W1E4K2T40H72N64/zipf/seed1 W1E4K2T150H64N72/duplicates/seed2/fuse_scatter \
       W2E4K2T40H64N64/zipf/seed3 W2E4K2T40H64N64/some_dropped/seed4/fuse_scatter; do
       number=$((number + 1))
-      if ((SECONDS >= end)); then
-        say FAIL "$tool.$number" 0 "the stage's time was up"
-        continue
-      fi
-      one "$tool.$number" 110 env EPFUSE_TEST_BACKEND=cuda EPFUSE_TEST_DEVICE_MALLOC=1 \
+      one_before "$tool.$number" 110 "$end" env EPFUSE_TEST_BACKEND=cuda EPFUSE_TEST_DEVICE_MALLOC=1 \
         compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$zoo" threads "$problem"
     done
   done
 }
 
 stage_crosscheck() {
-  one crosscheck 280 python3 "$ROOT/bench/cuda/crosscheck.py" --epfuse "$BUILD/bin/epfuse" \
+  one crosscheck "${EPFUSE_SUITE_LIMIT:-280}" python3 "$ROOT/bench/cuda/crosscheck.py" --epfuse "$BUILD/bin/epfuse" \
     --out "$OUT/crosscheck.jsonl"
-  cat "$OUT/crosscheck.log"
+  cat "$LOGS/crosscheck.log"
 }
 
 stage_bench() {
   # shellcheck disable=SC2086  # options are words
-  one bench 480 python3 "$ROOT/bench/cuda/bench_layer.py" "$LIBRARY" --out "$OUT/layer.jsonl" \
+  one bench "${EPFUSE_SUITE_LIMIT:-480}" python3 "$ROOT/bench/cuda/bench_layer.py" "$LIBRARY" --out "$OUT/layer.jsonl" \
     ${EPFUSE_BENCH_OPTIONS:-}
-  cat "$OUT/bench.log"
+  cat "$LOGS/bench.log"
 }
 
 if [ "${1:-}" = pack ]; then
   pack "$2" "$3"
   exit
 fi
-[ $# -ge 1 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2; }
 BUILD=$1
 shift
 if [ -f "$BUILD" ]; then # an archive
@@ -177,6 +193,17 @@ fi
 BUILD=$(cd "$BUILD" && pwd)
 LIBRARY=$(find "$BUILD" -maxdepth 2 -name libepfuse.so | head -n 1)
 export LD_LIBRARY_PATH=$BUILD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# Streams that share a hardware queue wait for each other, as ranks on one device must not.
+export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
+if [ -z "${EPFUSE_NVSHMEM_LIB:-}" ]; then # where pip has put it
+  nvshmem=$(python3 -c 'import nvidia.nvshmem as m; print(list(m.__path__)[0])' 2> /dev/null)/lib/libnvshmem_host.so.3
+  [ ! -f "$nvshmem" ] || export EPFUSE_NVSHMEM_LIB=$nvshmem
+fi
+mkdir -p "$OUT"
+LOGS=$(mktemp -d /tmp/epfuse-logs.XXXXXX)
+trap 'tar -C "$LOGS" -czf "$OUT/logs.tar.gz" .; rm -rf "$LOGS" "${unpacked:-}"' EXIT
+trap 'exit 1' INT TERM
+rm -f "$OUT/failed.log"
 : > "$OUT/summary.txt"
 [ $# -gt 0 ] || set -- tests mps
 for stage in "$@"; do
@@ -185,5 +212,5 @@ for stage in "$@"; do
     *) echo "gpu-suite.sh: no stage $stage"; exit 2 ;;
   esac
 done
-echo "passed $passed, failed $failed, skipped $skipped" | tee -a "$OUT/summary.txt"
-[ "$failed" -eq 0 ]
+echo "passed $passed, failed $failed, skipped $skipped, not run $not_run" | tee -a "$OUT/summary.txt"
+[ $((failed + not_run)) -eq 0 ]
