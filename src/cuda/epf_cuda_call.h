@@ -53,8 +53,8 @@ typedef struct epf_cuda_report {
 } epf_cuda_report;
 
 /*
- * One call.  Of call.phase the device fills in epoch, free_epoch and num_slots; call.layout_epoch comes from
- * the head.  All pointers are device pointers, also those of the tables call.control and call.set [W].
+ * One call.  Kernels do not look at call.phase's epoch, free_epoch and num_slots, nor at call.layout_epoch: the device
+ * has its own in state and head.  All pointers are device pointers, also those of the tables call.control and call.set [W].
  */
 typedef struct epf_cuda_call {
     epf_call call;

@@ -52,8 +52,9 @@
  * Determinism  one warpgroup owns a tile's rows, k ascending; the tile order comes from epf_tile.h.
  * Edges        rows past an expert's last are loaded (they are the next expert's) and never stored; columns past N
  *              and K are zero-filled by TMA; in the weight gradient the rows past the end are zeroed in both operands.
- * Hooks        make a fused kernel of these roles (epf_phase_sm90.cuh): before_task(), before_loads(), after_store(),
- *              row_address().  A part stored by TMA is complete only after cp.async.bulk.wait_group.
+ * Hooks        make a fused kernel of these roles (epf_phase_sm90.cuh): before_task(), before_loads(), task_begins(),
+ *              task_ends(), store_begins(), row_address(), after_store().  A part stored by TMA is complete only
+ *              after cp.async.bulk.wait_group.
  * Passes       a fused kernel may run the roles again, on other operands with the same ring: positions and phases
  *              go on where the pass before left them.
  */

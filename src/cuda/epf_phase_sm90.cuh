@@ -11,36 +11,45 @@
  * Launch   1 CTA per SM, 384 threads, clusters of 2.  All CTAs of all ranks must be resident: the host takes no
  *          more than this rank's share of the device.
  *
- * Roles    warps   regs   does
- *   load   0       40     as in the grouped GEMM
- *   plan   1       40     as there; before it hands a task on it waits for the task's rows (before_task)
- *   comm   2-3     40/56  dispatch: both DISPATCH, then EXPAND.  combine: warp 2 SCATTER (flags of finished tiles),
- *                         then REDUCE; warp 3 REDUCE
- *   math   4-11    232/224 as in the grouped GEMM; combine: weight gradients, then REDUCE
+ * Roles    warps   regs    does
+ *   load   0       40/56   as in the grouped GEMM
+ *   plan   1       40/56   as there; before it hands a task on it waits for the task's rows (before_task)
+ *   comm   2-3     40/56   dispatch: DISPATCH, then EXPAND.  fuse_scatter: SCATTER, flags of finished tiles
+ *   math   4-11    232/224 dispatch: DISPATCH and EXPAND of the first tiles; as in the grouped GEMM; combine: weight
+ *                          gradients, then REDUCE
  *
- *   time ->
- *   comm   |send rows|flags| fill rows | ...          | flags of tile 0 |...|sum tokens ...
- *   plan        wait tile 0 ------------^|task 0|...
- *   load                                  |k0|k1|...
- *   math                                     |mma ... |store|mma ...            |sum tokens|
+ *   dispatch, time ->                                  combine, fuse_scatter
+ *   comm   |send|flags|fill part|fill part| ...                        wait tile 0 ----|flags|wait tile 1| ...
+ *   plan        wait group of t0 ------|t0|wait|t1|      |wait entered|t0|t1| ...
+ *   load                               |k0|k1|k2|...     |k0|k1|k2| ...
+ *   math   |send|flags|fill part|        |mma t0 ...       |mma t0 |mma t1, rows of t0| ... |sum token|sum| ...
  *
  * Synchronization beside that of the grouped GEMM
  *   object         where         target                signalled by              waited on by    order
- *   entered[r]     peer window   word(epoch, tag)      comm warp 2 of CTA 0      comm, plan      sys
- *   recv_flag[row] peer window   word(epoch, carrier)  comm of the sender        comm (EXPAND)   sys
- *   tile_ready[t]  own memory    word(epoch, 8)        comm, a part of a tile    plan            gpu
- *   expert_ready   own memory    word(epoch, 8 tiles)  comm, a part of a tile    plan            gpu
- *   tile_done[t]   own memory    warps * tasks         math warp, rows stored    comm (SCATTER), gpu; zeroed by it
- *   combine_flag   peer window   word(epoch, 0)        comm (SCATTER)            comm, math      sys
+ *   entered[r]     peer window   word(epoch, tag)      comm warp 2 of CTA 0      comm, math,     sys
+ *                                                                                plan
+ *   recv_flag[row] peer window   word(epoch, carrier)  comm, math of the sender  comm, math      sys
+ *                                                                                (EXPAND)
+ *   tile_ready[t]  own memory    word(epoch, parts of  comm, math: a part of a   plan            gpu
+ *                                t's sweep group)      tile is filled
+ *   expert_ready   own memory    word(epoch, parts of  the same                  plan            gpu
+ *                                its tiles)
+ *   tile_done[t]   own memory    warps * tasks         math warp, before its     comm (SCATTER)  gpu; zeroed by it
+ *                                                      next task's rows
+ *   combine_flag   peer window   word(epoch, 0)        comm (SCATTER)            math (REDUCE)   sys
  *   gemm_done      own memory    CTAs                  math of each CTA          nobody          gpu; the last one ...
- *   barrier[r]     peer window   word(epoch, 0)        ... signals all ranks     comm, math      sys
- *   left           own memory    CTAs                  each CTA at its end       nobody          gpu; the last one
+ *   barrier[r]     peer window   word(epoch, 0)        ... signals all ranks     math (REDUCE)   sys
+ *   bar 4          smem          256 threads           math: rows are stored     math            bar.sync; serial
+ *   tickets, left  own memory    -, CTAs               takers; each CTA's end    nobody          gpu; the last CTA
  *                                                                                                ends the epoch
  *
  * TMA reads rows that ordinary stores wrote, maybe from another device: the flag is acquired in the generic proxy,
  * then the load thread fences generic before asynchronous accesses (before_loads).
- * No deadlock  epf_sched.h; comm never waits for anything that its own CTA's other roles have yet to do but
- *              tile_done, and math waits for load only.
+ * No deadlock  epf_sched.h.  comm waits for its own rank's math only in SCATTER (tile_done); math, before its tiles,
+ *              only as EXPAND does, for DISPATCH of all ranks; among its tiles for load; after them for SCATTER or
+ *              the last tiles of all ranks.
+ * Given up     a role that only moves rows returns; load, plan and math go through all tasks without waiting for
+ *              rows (epf_device.cuh), so that no stage is left half-way.
  */
 #ifndef EPF_PHASE_SM90_CUH
 #define EPF_PHASE_SM90_CUH
@@ -53,7 +62,6 @@
 static constexpr int kMathThreads = kThreads - kLoadThreads;
 static constexpr int kMathWarps = kMathThreads / 32;
 static constexpr int kMathAhead = 8; /* pieces of 16 bytes that a lane has on their way */
-static constexpr int kCommAhead = 2;
 static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
 
 static __device__ __forceinline__ const epf_cuda_call &call_of(const epf_gemm_sm90_args &args)
@@ -343,7 +351,7 @@ template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
     /* Registers for copying where the math role, which has the most to keep in a combine and with raw output, can
      * spare them. */
     static constexpr bool kWideComm = kIsDispatch && !C::kRaw;
-    static constexpr int kCopyAhead = kWideComm ? 4 : kCommAhead;
+    static constexpr int kCopyAhead = kWideComm ? 7 : 1;
     static_assert(C::kClusterN == 2 && C::kClusterM == 1 && !C::kGathered, "tiles of the layout");
 };
 
