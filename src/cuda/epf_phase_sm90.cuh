@@ -62,6 +62,7 @@
 static constexpr int kMathThreads = kThreads - kLoadThreads;
 static constexpr int kMathWarps = kMathThreads / 32;
 static constexpr int kMathAhead = 8; /* pieces of 16 bytes that a lane has on their way */
+static constexpr int kCommAhead = 2;
 static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
 
 static __device__ __forceinline__ const epf_cuda_call &call_of(const epf_gemm_sm90_args &args)
@@ -351,7 +352,7 @@ template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
     /* Registers for copying where the math role, which has the most to keep in a combine and with raw output, can
      * spare them. */
     static constexpr bool kWideComm = kIsDispatch && !C::kRaw;
-    static constexpr int kCopyAhead = kWideComm ? 7 : 1;
+    static constexpr int kCopyAhead = kWideComm ? 4 : kCommAhead;
     static_assert(C::kClusterN == 2 && C::kClusterM == 1 && !C::kGathered, "tiles of the layout");
 };
 
