@@ -128,7 +128,7 @@ static void make_memory(setting *s, int32_t r)
     m->set = device_alloc((size_t)s->set_map.total_bytes);
     m->state = device_alloc(sizeof *m->state);
     m->tile_ready = device_alloc(tiles * 8);
-    m->tile_done = device_alloc(tiles * 8);
+    m->tile_done = device_alloc(tiles * EPF_CUDA_TILE_PARTS * 8);
     m->expert_ready = device_alloc((size_t)s->shape.num_local * 8);
     m->tokens = device_copy(d->tokens[r].data, bytes_of(d->tokens[r], tokens * p->hidden));
     m->weights = device_copy(d->weights[r].data, bytes_of(d->weights[r], tokens * p->num_topk));
@@ -407,7 +407,25 @@ static void free_setting(setting *s)
     }
 }
 
-static void run_problem(const char *text, int32_t max_ctas, bool with_grad)
+static void run_calls(setting *s, bool with_grad)
+{
+    s->with_grad = with_grad;
+    for (int32_t call = 0; call < NUM_CALLS; call++) {
+        const int32_t kind = call % 2 == 0 ? EPF_PHASE_COMBINE_SCATTER : EPF_PHASE_COMBINE_SERIAL;
+        forget_results(s);
+        for (int32_t r = 0; r < s->shape.num_ranks; r++) {
+            enqueue_dispatch(s, r, call != 1);
+        }
+        for (int32_t r = 0; r < s->shape.num_ranks; r++) {
+            enqueue_combine(s, r, kind);
+        }
+        wait_all(s);
+        compare_all(s);
+    }
+}
+
+/* Without and with weight gradients: the reference costs more than the device. */
+static void run_problem(const char *text, int32_t max_ctas)
 {
     const epf_problem p = epf_problem_of(text);
     epf_data *const data = epf_data_make(&p);
@@ -415,23 +433,12 @@ static void run_problem(const char *text, int32_t max_ctas, bool with_grad)
     CHECK(data != NULL, "%s: the routing does not fit", text);
     CHECK(p.num_ranks <= MAX_RANKS, "%s: at most %d ranks", text, (int)MAX_RANKS);
     make_setting(data, max_ctas, &s);
-    s.with_grad = with_grad;
     expect(&s);
-    for (int32_t call = 0; call < NUM_CALLS; call++) {
-        const int32_t kind = call % 2 == 0 ? EPF_PHASE_COMBINE_SCATTER : EPF_PHASE_COMBINE_SERIAL;
-        forget_results(&s);
-        for (int32_t r = 0; r < p.num_ranks; r++) {
-            enqueue_dispatch(&s, r, call != 1);
-        }
-        for (int32_t r = 0; r < p.num_ranks; r++) {
-            enqueue_combine(&s, r, kind);
-        }
-        wait_all(&s);
-        compare_all(&s);
-    }
+    run_calls(&s, false);
+    run_calls(&s, true);
     free_setting(&s);
     epf_data_free(data);
-    printf("ok %s%s\n", text, with_grad ? " with weight gradients" : "");
+    printf("ok %s\n", text);
 }
 
 /* One rank of two does not come: the other ends by itself and says whom it waited for. */
@@ -460,10 +467,10 @@ static void run_absent(int32_t max_ctas)
 int main(int argc, char **argv)
 {
     static const char *const problems[] = {
-        "W1E8K2T64H128N256/uniform/seed1",   "W1E16K4T300H512N384/zipf/seed2",
+        "W1E8K2T64H128N256/uniform/seed1",   "W1E16K4T200H512N384/zipf/seed2",
         "W2E8K2T64H128N256/uniform/seed3",   "W2E16K8T130H264N136/zipf/seed4/wbf16",
-        "W4E16K4T200H256N512/uniform/seed5", "W8E32K6T128H256N512/zipf/seed7",
-        "W8E64K8T64H1024N128/uniform/seed8", "W4E8K3T77H136N72/uniform/seed9/fp16",
+        "W4E8K4T100H256N512/uniform/seed5",  "W8E16K6T32H256N512/zipf/seed7",
+        "W8E64K8T24H1024N128/uniform/seed8", "W4E8K3T77H136N72/uniform/seed9/fp16",
     };
     int count = 0;
     int32_t max_ctas = 0;
@@ -477,11 +484,10 @@ int main(int argc, char **argv)
         return EPF_TEST_SKIPPED;
     }
     for (int i = 1; i < argc; i++) {
-        run_problem(argv[i], max_ctas, false);
+        run_problem(argv[i], max_ctas);
     }
     for (size_t i = 0; argc == 1 && i < sizeof problems / sizeof problems[0]; i++) {
-        run_problem(problems[i], max_ctas, false);
-        run_problem(problems[i], max_ctas, true);
+        run_problem(problems[i], max_ctas);
     }
     if (argc == 1) {
         run_absent(max_ctas);
