@@ -198,30 +198,36 @@ static __device__ __forceinline__ bool wait_entered(const phase_view &v)
     return __all_sync(~0u, ok);
 }
 
-/* What one slot of the sending order is about. */
+/* What a lane's slot of the sending order is about. */
 struct sent_slot {
     int32_t token;
-    int32_t destination;
-    int32_t row;  /* on the destination */
-    bool carries; /* brings the token's row there */
-    bool mine;    /* the calling lane's slot of this token goes to that rank */
+    int32_t destination; /* rank to which it carries the token's row; -1: another slot does */
+    int32_t row;         /* on the destination */
 };
 
+/* Every lane looks at a slot of its own: the loads of a whole task are on their way at once. */
 static __device__ __forceinline__ sent_slot look_at(const phase_view &v, int32_t index)
 {
     const epf_call &call = v.c.call;
     const epf_shape &s = call.shape;
     const int32_t slot = call.sort_slots[index];
-    const int32_t token = slot / s.topk;
-    const int32_t k = slot - token * s.topk;
-    const int32_t *const experts = call.topk_idx + (int64_t)token * s.topk;
-    const int32_t own = v.lane < s.topk ? experts[v.lane] : -1;
     sent_slot sent;
-    sent.token = token;
-    sent.destination = experts[k] / s.num_local;
+    sent.token = slot / s.topk;
+    const int32_t k = slot - sent.token * s.topk;
+    const int32_t *const experts = call.topk_idx + (int64_t)sent.token * s.topk;
+    const bool carries = epf_route_carrier(experts, s.topk, s.num_experts, s.num_local, k) == k;
+    sent.destination = carries ? experts[k] / s.num_local : -1;
     sent.row = call.dst_row[slot];
-    sent.carries = epf_route_carrier(experts, s.topk, s.num_experts, s.num_local, k) == k;
-    sent.mine = !epf_route_is_dropped(own, s.num_experts) && own / s.num_local == sent.destination;
+    return sent;
+}
+
+/* The slot of lane `from`, for the whole warp. */
+static __device__ __forceinline__ sent_slot slot_of_lane(const sent_slot &own, int from)
+{
+    sent_slot sent;
+    sent.token = __shfl_sync(~0u, own.token, from);
+    sent.destination = __shfl_sync(~0u, own.destination, from);
+    sent.row = __shfl_sync(~0u, own.row, from);
     return sent;
 }
 
@@ -236,17 +242,22 @@ static __device__ __forceinline__ void send_row(const phase_view &v, const sent_
                      row_pieces(call), v.lane);
 }
 
-/* The weight of the calling lane's slot, and its flag, which names the row that has the data. */
-static __device__ __forceinline__ void send_flag(const phase_view &v, const sent_slot &sent)
+/* Weight and flag, which names the row that has the data, of each of the token's slots for that rank: lane k's. */
+static __device__ __forceinline__ void send_flags(const phase_view &v, const sent_slot &sent)
 {
     const epf_call &call = v.c.call;
-    const int32_t bytes = call.shape.weight_bytes;
-    const int64_t row = call.dst_row[(int64_t)sent.token * call.shape.topk + v.lane];
+    const epf_shape &s = call.shape;
+    const int64_t slot = (int64_t)sent.token * s.topk + v.lane;
+    const int32_t expert = v.lane < s.topk ? call.topk_idx[slot] : -1;
+    if (epf_route_is_dropped(expert, s.num_experts) || expert / s.num_local != sent.destination) {
+        return;
+    }
+    const int64_t row = call.dst_row[slot];
     if (call.weight.data) {
-        copy_weight(call.set[sent.destination] + call.set_map.recv_weight + row * bytes,
+        copy_weight(call.set[sent.destination] + call.set_map.recv_weight + row * s.weight_bytes,
                     (const uint8_t *)call.weight.data +
-                        (sent.token * call.weight.stride + v.lane) * bytes,
-                    bytes);
+                        (sent.token * call.weight.stride + v.lane) * s.weight_bytes,
+                    s.weight_bytes);
     }
     epf_store_release_sys_u64(
         epf_call_set_word(&call, sent.destination, call.set_map.recv_flag, row),
@@ -257,22 +268,19 @@ static __device__ __forceinline__ void send_flag(const phase_view &v, const sent
 template <int kAhead>
 static __device__ __forceinline__ void dispatch_task(const phase_view &v, int32_t index)
 {
-    const int32_t begin = index * v.shared.slots_per_task;
-    const int32_t end = min(begin + v.shared.slots_per_task, v.shared.num_slots);
+    const int32_t slot = index * v.shared.slots_per_task + v.lane;
+    sent_slot own = {0, -1, 0};
+    if (v.lane < v.shared.slots_per_task && slot < v.shared.num_slots) {
+        own = look_at(v, slot);
+    }
 #pragma unroll 1
-    for (int32_t i = begin; i < end; i++) {
-        const sent_slot sent = look_at(v, i);
-        if (sent.carries) {
-            send_row<kAhead>(v, sent);
-        }
+    for (uint32_t left = __ballot_sync(~0u, own.destination >= 0); left != 0; left &= left - 1) {
+        send_row<kAhead>(v, slot_of_lane(own, __ffs((int)left) - 1));
     }
     __syncwarp();
 #pragma unroll 1
-    for (int32_t i = begin; i < end; i++) {
-        const sent_slot sent = look_at(v, i);
-        if (sent.carries && sent.mine) {
-            send_flag(v, sent);
-        }
+    for (uint32_t left = __ballot_sync(~0u, own.destination >= 0); left != 0; left &= left - 1) {
+        send_flags(v, slot_of_lane(own, __ffs((int)left) - 1));
     }
 }
 

@@ -61,8 +61,7 @@
 
 static constexpr int kMathThreads = kThreads - kLoadThreads;
 static constexpr int kMathWarps = kMathThreads / 32;
-static constexpr int kMathAhead = 8; /* pieces of 16 bytes that a lane has on their way */
-static constexpr int kCommAhead = 2;
+static constexpr int kMathAhead = 8;   /* pieces of 16 bytes that a lane has on their way */
 static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
 
 static __device__ __forceinline__ const epf_cuda_call &call_of(const epf_gemm_sm90_args &args)
@@ -352,7 +351,7 @@ template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
     /* Registers for copying where the math role, which has the most to keep in a combine and with raw output, can
      * spare them. */
     static constexpr bool kWideComm = kIsDispatch && !C::kRaw;
-    static constexpr int kCopyAhead = kWideComm ? 4 : kCommAhead;
+    static constexpr int kCopyAhead = kWideComm ? 4 : 1;
     static_assert(C::kClusterN == 2 && C::kClusterM == 1 && !C::kGathered, "tiles of the layout");
 };
 
@@ -456,7 +455,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 64) {
         smem.tiles = tile_map<C>(args.gemm, smem.gemm);
         phase_begin(args.call, P::kKind, smem.shared);
-        smem.shared.head_parts = head_parts<C>(args.gemm, smem.shared);
+        /* Where the communicating warps have few registers the math role fills all tiles itself. */
+        smem.shared.head_parts = P::kWideComm ? head_parts<C>(args.gemm, smem.shared) : INT32_MAX;
         for (int i = 0; i < kMathWarps; i++) {
             smem.stored_tile[i] = -1;
         }
