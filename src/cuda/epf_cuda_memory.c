@@ -7,6 +7,7 @@
 #include "cuda/epf_cuda_memory.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -90,19 +91,45 @@ epf_status epf_cuda_peer_failed(int32_t rank, epf_status status, const char text
     return EPF_FAIL(status, "rank %" PRId32 ": %.*s", rank, EPF_CUDA_TEXT - 1, text);
 }
 
-/* A stream of its own for one operation that is then waited for. */
+enum { MAX_DEVICES = 64 };
+
+/*
+ * The current device's stream for operations that are waited for at once, made once and kept.  Why not one for each:
+ * streams share the device's work queues by turns (CUDA_DEVICE_MAX_CONNECTIONS), and with many made and destroyed
+ * the streams of two ranks come to share one; what one of them has waiting behind its kernel then holds up the
+ * other's kernel, for which the first one's waits.
+ */
+static epf_status side_stream(cudaStream_t *stream)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static cudaStream_t streams[MAX_DEVICES];
+    int device = 0;
+    epf_status st = EPF_OK;
+    EPF_TRY(epf_cuda_check(cudaGetDevice(&device), "cudaGetDevice"));
+    if (device >= MAX_DEVICES) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED, "device %d: must be below %d", device, (int)MAX_DEVICES);
+    }
+    pthread_mutex_lock(&lock);
+    if (streams[device] == NULL) {
+        st = epf_cuda_check(cudaStreamCreateWithFlags(&streams[device], cudaStreamNonBlocking),
+                            "cudaStreamCreateWithFlags");
+    }
+    *stream = streams[device];
+    pthread_mutex_unlock(&lock);
+    return st;
+}
+
+/* One operation that is waited for. */
 static epf_status run_alone(void *to, const void *from, uint64_t bytes)
 {
     cudaStream_t stream;
-    EPF_TRY(epf_cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-                           "cudaStreamCreateWithFlags"));
+    EPF_TRY(side_stream(&stream));
     cudaError_t error = from == NULL
                             ? cudaMemsetAsync(to, 0, bytes, stream)
                             : cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
     if (error == cudaSuccess) {
         error = cudaStreamSynchronize(stream);
     }
-    (void)cudaStreamDestroy(stream);
     return epf_cuda_check(error, from == NULL ? "zeroing device memory" : "filling device memory");
 }
 
