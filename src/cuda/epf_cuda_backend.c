@@ -1,4 +1,5 @@
 /* epf_cuda_backend.c: making and ending an operator on a device, its stream, its failures, its zeroes. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/epf_alloc.h"
@@ -31,11 +32,34 @@ static epf_status check_shape(const epf_shape *s)
     return EPF_OK;
 }
 
+enum { DEFAULT_QUEUES = 8, STREAMS_OF_RANK = 2 };
+
+/*
+ * Ranks that are threads share the device's work queues: with more streams than queues a rank's kernel may stand
+ * behind what waits for another rank's kernel, which waits for the first.
+ */
+static epf_status check_queues(const epf_cuda_group *g)
+{
+    const char *const text = secure_getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    const long num = text != NULL ? strtol(text, NULL, 10) : DEFAULT_QUEUES;
+    if (g->transport == EPF_CUDA_TRANSPORT_LOCAL && g->num_sharing > 1 &&
+        num < (long)g->num_sharing * STREAMS_OF_RANK) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "device %d: %d ranks of this process share it, which needs %d work queues, "
+                        "but CUDA_DEVICE_MAX_CONNECTIONS is %s; set it (up to 32) before the "
+                        "process first uses CUDA",
+                        g->device, g->num_sharing, g->num_sharing * STREAMS_OF_RANK,
+                        text != NULL ? text : "not set, which means 8");
+    }
+    return EPF_OK;
+}
+
 /* All ranks' CTAs on one device must be resident together. */
 static epf_status take_share(epf_cuda_op *o, const epf_cuda_op_config *c)
 {
     int32_t max_ctas = 0;
     int32_t share;
+    EPF_TRY(check_queues(&o->group));
     EPF_TRY(epf_cuda_phase_max_ctas(&max_ctas));
     share = (int32_t)epf_min64(max_ctas, o->group.num_sms) / o->group.num_sharing / 2 * 2;
     if (share < 2) {
