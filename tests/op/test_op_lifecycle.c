@@ -67,7 +67,7 @@ static bool use(op_rank *r)
 
 static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
 {
-    epf_op_config config = op_config_of(c);
+    epf_op_config config;
     uint64_t before = 0;
     uint64_t after = 0;
     epf_error_record record;
@@ -77,6 +77,7 @@ static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
     }
     epf_op_destroy(r->op);
     r->op = NULL;
+    config = op_config_of(c); /* only now: it names this rank's stream */
     config.lazy = true;
     RANK_OK(rank, epf_op_create(r->group, &config, &r->op));
     if (!check_sizes(r, &before) || !check_refused(r)) {
