@@ -168,7 +168,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         Hooks::task_ends(args, task);
         round_tile<C>(acc, C::kColumns && task.k_rows == 0, done);
         if constexpr (!C::kStoreLate) {
-#pragma unroll
+#pragma unroll 1 /* fewer registers */
             for (int part = 0; part < C::kStoreParts; part++) {
                 store_part<C, Hooks>(args, done, task, smem, part);
             }
