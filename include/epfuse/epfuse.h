@@ -482,9 +482,9 @@ typedef struct epf_group_gemm_combine_args {
                                          optional */
     epf_tensor combine_weights; /* [T, K] fp32, optional: weighted instead of plain sum */
     epf_tensor combine_output;  /* [T, H] token type, optional out */
-    int32_t optional_sm;        /* fuse_scatter: workers that only scatter and reduce; EPF_AUTO:
+    int32_t optional_sm;    /* fuse_scatter, CPU: workers that only scatter and reduce; EPF_AUTO:
                                          none, the GEMM's epilogue writes to the owners itself */
-    int32_t num_reduce_sms;     /* fuse_scatter: workers that reduce from the start; default 0 */
+    int32_t num_reduce_sms; /* fuse_scatter, CPU: workers that reduce from the start; default 0 */
     epf_tensor optional_signal_tensor; /* [>= M_grid] int32, optional: entry t counts, with release
                                           order, the finished N-tiles of M-tile t */
     int32_t num_warps;                 /* tokens one reduce task sums; default 32; 1..32 */

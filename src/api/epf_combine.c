@@ -51,6 +51,24 @@ static epf_status check_inputs(combine *c)
     return EPF_OK;
 }
 
+/* Workers of its own for scattering or summing, where there are none to be had. */
+static epf_status check_own_workers(const epf_op *op, const epf_group_gemm_combine_args *a)
+{
+    const char *const name = a->optional_sm > 0 ? "optional_sm" : "num_reduce_sms";
+    const int32_t wanted = a->optional_sm > 0 ? a->optional_sm : a->num_reduce_sms;
+    if (wanted > 0 && op->backend->on_device) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "%s: %d, but on a device every CTA multiplies, brings rows back and sums",
+                        name, wanted);
+    }
+    if (wanted > 0 && a->combine_mode == EPF_COMBINE_SERIAL) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "%s: %d, but in serial mode all workers multiply first, then all sum", name,
+                        wanted);
+    }
+    return EPF_OK;
+}
+
 static epf_status place_workers(const combine *c, epf_phase *phase)
 {
     const epf_group_gemm_combine_args *const a = &c->args;
@@ -61,12 +79,7 @@ static epf_status place_workers(const combine *c, epf_phase *phase)
     EPF_CHECK_ARG(a->optional_sm >= 0, "optional_sm: %d, must be at least 0", a->optional_sm);
     EPF_CHECK_ARG(a->num_reduce_sms >= 0, "num_reduce_sms: %d, must be at least 0",
                   a->num_reduce_sms);
-    if (a->combine_mode == EPF_COMBINE_SERIAL && (a->optional_sm > 0 || a->num_reduce_sms > 0)) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "%s: %d, but in serial mode all workers multiply first, then all sum",
-                        a->optional_sm > 0 ? "optional_sm" : "num_reduce_sms",
-                        a->optional_sm > 0 ? a->optional_sm : a->num_reduce_sms);
-    }
+    EPF_TRY(check_own_workers(c->op, a));
     EPF_CHECK_ARG((int64_t)a->optional_sm + a->num_reduce_sms < workers ||
                       (a->optional_sm == 0 && a->num_reduce_sms == 0),
                   "%s: %d with the other at %d, together below the %d workers: one must multiply",

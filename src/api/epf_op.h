@@ -42,15 +42,15 @@ struct epf_op {
     epf_control_map control_map;
     epf_op_window control; /* taken by sync */
     epf_buffer_set sets[EPF_MAX_BUFFER_SETS];
-    epf_exec *exec;           /* of the CPU backend */
-    struct epf_cuda_op *cuda; /* of the CUDA backend, and ... */
+    epf_exec *exec;              /* of the CPU backend */
+    struct epf_cuda_op *cuda;    /* of the CUDA backend, and ... */
     struct epf_retired *retired; /* ... memory that was outgrown, */
-    struct epf_layout *spare; /* ... the layout of refused calls */
-    int32_t num_workers;      /* threads, or CTAs */
-    int32_t num_working;      /* the same less those held back */
-    epf_memory staged;        /* [R, H] of combine with scatter workers */
-    uint32_t epoch;           /* of the last collective call */
-    uint32_t num_preprocess;  /* its low bit: which half of posted is used next */
+    struct epf_layout *spare;    /* ... the layout of refused calls */
+    int32_t num_workers;         /* threads, or CTAs */
+    int32_t num_working;         /* the same less those held back */
+    epf_memory staged;           /* [R, H] of combine with scatter workers */
+    uint32_t epoch;              /* of the last collective call */
+    uint32_t num_preprocess;     /* its low bit: which half of posted is used next */
     bool is_finalized;
     epf_fault fault; /* status 0: none */
 };

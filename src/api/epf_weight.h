@@ -7,11 +7,11 @@
 struct epf_weight {
     epf_op *op;
     const epf_backend_ops *backend; /* of op, which may be gone when the weight is destroyed */
-    void *data;                 /* packed by the backend; CUDA: the caller's tensor */
-    int64_t num_n_tiles;        /* tiles along N */
-    bool reduce_last_dim;       /* the tensor is [L, N, K'], else [L, K', N] */
-    int64_t n;                  /* columns written */
-    int64_t k;                  /* reduction length */
+    void *data;                     /* packed by the backend; CUDA: the caller's tensor */
+    int64_t num_n_tiles;            /* tiles along N */
+    bool reduce_last_dim;           /* the tensor is [L, N, K'], else [L, K', N] */
+    int64_t n;                      /* columns written */
+    int64_t k;                      /* reduction length */
     bool gate_up;
     int32_t block_n; /* as asked for or chosen */
     int32_t block_k; /* as asked for; EPF_AUTO: all of k */

@@ -50,7 +50,7 @@ epf_status op_device_refuses(const op_knobs *k)
     }
     return has_other_tiles(k) || k->grad_dtype == EPF_DTYPE_F32 || k->profile || k->signal ||
                    k->pin || k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
-                   k->guard_cols % ALIGN_ELEMENTS != 0
+                   k->guard_cols % ALIGN_ELEMENTS != 0 || k->combine_sm > 0 || k->num_reduce_sms > 0
                ? EPF_E_UNSUPPORTED
                : EPF_OK;
 }
@@ -117,6 +117,7 @@ void op_device_tame(op_knobs *k, epf_dtype dtype)
     k->gemm_library = EPF_GEMM_LIBRARY_AUTO;
     k->guard_cols = k->guard_cols != 0 ? ALIGN_ELEMENTS : 0;
     k->num_workers += k->num_workers % 2;
+    k->combine_sm = k->num_reduce_sms = 0;
 }
 
 epf_tile_tables op_device_tables(const epf_layout_view *v, int64_t num_local)

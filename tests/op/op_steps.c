@@ -291,8 +291,10 @@ epf_group_gemm_combine_args op_combine_args(op_rank *r)
     a.gemm_group_size_m = k->group_m == 0 ? a.gemm_group_size_m : k->group_m;
     a.num_warps = k->num_warps == 0 ? a.num_warps : k->num_warps;
     a.combine_mode = p->fuse_scatter ? EPF_COMBINE_FUSE_SCATTER : EPF_COMBINE_SERIAL;
-    a.optional_sm = p->fuse_scatter ? k->combine_sm : 0;
-    a.num_reduce_sms = p->fuse_scatter ? k->num_reduce_sms : 0;
+    if (p->fuse_scatter || epf_space_is_device()) { /* a device refuses them in both modes */
+        a.optional_sm = k->combine_sm;
+        a.num_reduce_sms = k->num_reduce_sms;
+    }
     a.combine_output = k->own_outputs ? r->output.tensor : a.combine_output;
     if (k->gates) {
         a.cp_flag = !k->gates_in_place;
