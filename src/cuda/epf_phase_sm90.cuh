@@ -57,7 +57,7 @@
 #include <type_traits>
 
 #include "cuda/epf_gemm_sm90.cuh"
-#include "cuda/epf_phase_comm_sm90.cuh"
+#include "cuda/epf_phase_sum_sm90.cuh"
 
 static constexpr int kMathThreads = kThreads - kLoadThreads;
 static constexpr int kMathWarps = kMathThreads / 32;
@@ -291,7 +291,6 @@ static __device__ __forceinline__ void phase_grain(const epf_cuda_call &c, phase
 static __device__ __forceinline__ void phase_begin(const epf_cuda_call &c, int32_t kind,
                                                    phase_shared &shared)
 {
-    const epf_phase &phase = c.call.phase;
     const uint32_t epoch = epoch_of(c);
     const int32_t refusal = find_refusal(c, epoch);
     shared.epoch = epoch;
