@@ -135,6 +135,8 @@ stage_mps() {
   CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d /tmp/epfuse-mps.XXXXXX)
   CUDA_MPS_LOG_DIRECTORY=$CUDA_MPS_PIPE_DIRECTORY
   export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+  local connections=$CUDA_DEVICE_MAX_CONNECTIONS # all clients' come from one pool; a process is one rank
+  export CUDA_DEVICE_MAX_CONNECTIONS=8
   if timeout 20 nvidia-cuda-mps-control -d > "$LOGS/mps.log" 2>&1; then
     run_tests 'processes|memory_cuda' 60 mps.
     echo quit | timeout 30 nvidia-cuda-mps-control >> "$LOGS/mps.log" 2>&1
@@ -144,6 +146,7 @@ stage_mps() {
   fi
   rm -rf "$CUDA_MPS_PIPE_DIRECTORY"
   unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+  export CUDA_DEVICE_MAX_CONNECTIONS=$connections
 }
 
 # Each tensor is an allocation of its own here, so that a read past its end is found.

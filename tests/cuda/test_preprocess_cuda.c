@@ -403,10 +403,10 @@ static bool time_calls(world *w, epf_test_rank *rank)
 int main(int argc, char **argv)
 {
     static const char *const shapes[] = {
-        "W1E16K4T3000H8N8/uniform/seed1",  "W2E12K3T257H8N8/uniform/seed2",
-        "W4E32K8T500H8N8/uniform/seed3",   "W8E64K6T130H8N8/uniform/seed4",
-        "W1E1K1T1H8N8/uniform/seed5",      "W2E1024K32T90H8N8/uniform/seed6",
-        "W8E256K8T1024H8N8/uniform/seed7", "W1E1024K8T2048H8N8/uniform/seed8"};
+        "W1E16K4T3000H8N8/uniform/seed1", "W2E12K3T257H8N8/uniform/seed2",
+        "W4E32K8T500H8N8/uniform/seed3",  "W8E64K6T130H8N8/uniform/seed4",
+        "W1E1K1T1H8N8/uniform/seed5",     "W2E1024K32T90H8N8/uniform/seed6",
+        "W8E256K8T384H8N8/uniform/seed7", "W1E1024K8T2048H8N8/uniform/seed8"};
     struct cudaDeviceProp device;
     int32_t failed = 0;
 

@@ -32,6 +32,7 @@ static const knob_case kCases[] = {
     KNOB(.num_workers = 3, .num_sm = 2),
     KNOB(.num_workers = 3, .num_sm = 3),
     KNOB(.num_workers = 3, .sm_margin = 1),
+    KNOB(.num_workers = 6, .sm_margin = 2),
     KNOB(.num_workers = 3, .optional_sm = 1),
     KNOB(.num_workers = 3, .optional_sm = 3),
     KNOB(.num_workers = 2, .num_tail_sms = 1),
@@ -39,6 +40,7 @@ static const knob_case kCases[] = {
     KNOB(.num_workers = 4, .num_tail_sms = 2, .optional_sm = 1, .block_wise = true),
     KNOB(.num_workers = 3, .combine_sm = 1),
     KNOB(.num_workers = 3, .num_reduce_sms = 1),
+    KNOB(.num_workers = 4, .num_reduce_sms = 1),
     KNOB(.num_workers = 4, .combine_sm = 1, .num_reduce_sms = 2),
     KNOB(.block_wise = true),
     KNOB(.block_n = 8),
@@ -118,10 +120,10 @@ static const char *const kProblems[] = {
 
 /* The same on a device, with several of its tiles an expert. */
 static const char *const kDeviceProblems[] = {
-    "W2E4K3T157H136N144/zipf/seed11",
-    "W2E4K3T157H136N144/zipf/seed11/fuse_scatter",
-    "W4E8K2T134H72N272/some_dropped/seed12/fp16",
-    "W4E8K2T134H72N272/some_dropped/seed12/fp16/fuse_scatter",
+    "W2E4K3T157H72N144/zipf/seed11",
+    "W2E4K3T157H72N144/zipf/seed11/fuse_scatter",
+    "W4E4K2T134H40N272/some_dropped/seed12/fp16",
+    "W4E4K2T134H40N272/some_dropped/seed12/fp16/fuse_scatter",
 };
 enum { NUM_PROBLEMS = sizeof kProblems / sizeof kProblems[0] };
 _Static_assert(NUM_PROBLEMS == sizeof kDeviceProblems / sizeof kDeviceProblems[0], "as many");
