@@ -1,8 +1,8 @@
 /*
- * test_op_processes: ranks as processes that share one device: routings of the zoo, one operator for all of
- * them, to the bit.  EPFUSE_CUDA_TRANSPORT says how they reach each other's memory (ipc, nvshmem).
+ * test_op_processes: ranks as processes, spread over the devices there are: routings of the zoo, one operator for
+ * all of them, to the bit.  EPFUSE_CUDA_TRANSPORT says how they reach each other's memory (ipc, nvshmem).
  *
- *     test_op_processes [W]      2 or 4: every routing in both combine modes
+ *     test_op_processes [W]      2, 4 or 8: every routing in both combine modes
  *
  * By default 2, then 4 ranks, each routing in one mode, of 4 ranks some: a device that processes share without
  * MPS runs one of them at a time, which takes most of a second for each layer.
@@ -146,6 +146,9 @@ int main(int argc, char **argv)
     epf_space_require(true);
     if (only == 0 || only == 2) {
         failed += run("W2E6K2T90H72N64", only == 2 ? all : each_once, &is_skipped);
+    }
+    if (only == 8) { /* for machines with as many devices */
+        failed += run("W8E16K4T40H64N72", all, &is_skipped);
     }
     if ((only == 0 && !is_skipped) || only == 4) {
         failed += run("W4E8K3T50H64N72", only == 4 ? all : some, &is_skipped);

@@ -18,14 +18,14 @@ typedef struct piece {
 } piece;
 
 typedef struct space {
-    pthread_mutex_t lock;
-    size_t wanted;
     unsigned char *base; /* NULL until used */
     piece pieces[MAX_PIECES];
     int32_t num_pieces;
 } space;
 
-static space device_space = {.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = DEFAULT_BYTES};
+static space spaces[EPF_DEVICE_MAX]; /* one on each device */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static size_t wanted = DEFAULT_BYTES; /* of each */
 static _Thread_local int32_t my_rank;
 
 #if !defined(EPFUSE_TEST_CUDA)
@@ -35,6 +35,12 @@ bool epf_device_is_there(bool touch, const char **reason)
     (void)touch;
     *reason = "this build has no CUDA backend";
     return false;
+}
+
+int32_t epf_device_enter(int32_t rank)
+{
+    (void)rank;
+    return 0;
 }
 
 void *epf_device_block(size_t bytes)
@@ -87,8 +93,10 @@ void epf_space_require(bool processes)
 
 void epf_space_reserve(size_t bytes)
 {
-    CHECK(device_space.base == NULL, "the block is in use already");
-    device_space.wanted = bytes;
+    for (int32_t i = 0; i < EPF_DEVICE_MAX; i++) {
+        CHECK(spaces[i].base == NULL, "the block is in use already");
+    }
+    wanted = bytes;
 }
 
 void epf_space_enter(int32_t rank)
@@ -98,7 +106,11 @@ void epf_space_enter(int32_t rank)
 
 void *epf_space_stream(void)
 {
-    return epf_space_is_device() ? epf_device_stream(my_rank) : NULL;
+    if (!epf_space_is_device()) {
+        return NULL;
+    }
+    (void)epf_device_enter(my_rank);
+    return epf_device_stream(my_rank);
 }
 
 /* First fit: tests take few pieces and give most of them back in turn. */
@@ -119,7 +131,7 @@ static void *take(space *s, size_t bytes)
         p->used = true;
         return s->base + p->offset;
     }
-    epf_check_failed(__FILE__, __LINE__, "space", "%zu bytes do not fit: of %zu", bytes, s->wanted);
+    epf_check_failed(__FILE__, __LINE__, "space", "%zu bytes do not fit: of %zu", bytes, wanted);
 }
 
 /* Joins piece i + 1 to piece i if both are free. */
@@ -142,41 +154,48 @@ static bool takes_single_tensors(void)
 static void *device_alloc(size_t bytes)
 {
     const size_t rounded = (bytes / ALIGN + 1) * ALIGN;
-    space *s = &device_space;
+    space *s = &spaces[epf_device_enter(my_rank)];
     void *memory;
 
     if (takes_single_tensors()) {
         return epf_device_block(rounded);
     }
-    (void)pthread_mutex_lock(&s->lock);
+    (void)pthread_mutex_lock(&lock);
     if (s->base == NULL) {
-        s->base = epf_device_block(s->wanted);
-        s->pieces[0] = (piece){0, s->wanted, false};
+        s->base = epf_device_block(wanted);
+        s->pieces[0] = (piece){0, wanted, false};
         s->num_pieces = 1;
     }
     memory = take(s, rounded);
-    (void)pthread_mutex_unlock(&s->lock);
+    (void)pthread_mutex_unlock(&lock);
     return memory;
 }
 
-static void device_free(const unsigned char *memory)
+/* False if the memory is not of this space. */
+static bool give_back(space *s, const unsigned char *memory)
 {
-    space *s = &device_space;
-
-    if (takes_single_tensors()) {
-        return;
-    }
-    (void)pthread_mutex_lock(&s->lock);
     for (int32_t i = 0; i < s->num_pieces; i++) {
         if (s->pieces[i].used && s->base + s->pieces[i].offset == memory) {
             s->pieces[i].used = false;
             join(s, i);
             join(s, i - 1);
-            (void)pthread_mutex_unlock(&s->lock);
-            return;
+            return true;
         }
     }
-    epf_check_failed(__FILE__, __LINE__, "free", "%p is no piece", (const void *)memory);
+    return false;
+}
+
+/* By whatever thread: tensors of all ranks may be freed by one. */
+static void device_free(const unsigned char *memory)
+{
+    bool found = takes_single_tensors();
+
+    (void)pthread_mutex_lock(&lock);
+    for (int32_t i = 0; i < EPF_DEVICE_MAX && !found; i++) {
+        found = give_back(&spaces[i], memory);
+    }
+    (void)pthread_mutex_unlock(&lock);
+    CHECK(found, "%p is no piece", (const void *)memory);
 }
 
 void *epf_space_alloc(size_t bytes)

@@ -3,8 +3,8 @@
  * device's.
  *
  * A test fills tensors with put and reads them with get, whatever the backend.  Nothing here makes a device
- * wait for its other ranks' kernels: memory comes from one block that is taken before ranks start, copies go
- * through the stream of the rank that the calling thread works for.
+ * wait for its other ranks' kernels: memory comes from a block of each device that is taken on first use, copies
+ * go through the stream of the rank that the calling thread works for.  Ranks are spread over the devices there are.
  */
 #ifndef EPF_TEST_SPACE_H
 #define EPF_TEST_SPACE_H
@@ -20,13 +20,13 @@ bool epf_space_is_device(void);
  * Forked ranks may not inherit a device in use: `processes` only looks. */
 void epf_space_require(bool processes);
 
-/* Of the block of device memory, before it is first used; default 1 GiB.  Nothing to do on the host. */
+/* Of each device's block, before it is first used; default 1 GiB.  Nothing to do on the host. */
 void epf_space_reserve(size_t bytes);
 
 /* The calling thread works for this rank from now on. */
 void epf_space_enter(int32_t rank);
 
-/* Of the calling thread's rank: a cudaStream_t; NULL on the host. */
+/* Of the calling thread's rank, whose device is current from then on: a cudaStream_t; NULL on the host. */
 void *epf_space_stream(void);
 
 /* Aligned to 256; contents of no matter; never NULL. */

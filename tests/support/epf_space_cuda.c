@@ -41,6 +41,17 @@ bool epf_device_is_there(bool touch, const char **reason)
     return true;
 }
 
+int32_t epf_device_enter(int32_t rank)
+{
+    int count = 0;
+    int device;
+
+    CHECK_CUDA(cudaGetDeviceCount(&count));
+    device = rank % (count < EPF_DEVICE_MAX ? count : EPF_DEVICE_MAX);
+    CHECK_CUDA(cudaSetDevice(device));
+    return device;
+}
+
 void *epf_device_block(size_t bytes)
 {
     void *memory = NULL;
