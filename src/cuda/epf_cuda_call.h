@@ -52,6 +52,13 @@ typedef struct epf_cuda_report {
     uint32_t is_set;
 } epf_cuda_report;
 
+/* How a recorded launch has dealt out its rows and tokens: what the numbers of its records mean. */
+typedef struct epf_cuda_grain {
+    int32_t slots_per_task; /* of a DISPATCH task */
+    int32_t part_rows;      /* EXPAND: rows of a part of an M-tile */
+    int32_t column_parts;   /* REDUCE: tasks of a token */
+} epf_cuda_grain;
+
 /*
  * One call.  Kernels do not look at call.phase's epoch, free_epoch and num_slots, nor at call.layout_epoch: the device
  * has its own in state and head.  All pointers are device pointers, also those of the tables call.control and call.set [W].
@@ -69,10 +76,14 @@ typedef struct epf_cuda_call {
         records; /* [CTAs * EPF_CUDA_PROF_LANES, records_per_lane] zeroed: where the launch is recorded;
                                  a lane's records end at its first without begin_ns.  NULL: it is not recorded */
     int64_t records_per_lane;
+    epf_cuda_grain *grain; /* written by a recorded launch; may be NULL */
     int64_t capacity; /* rows that every buffer of this call can hold, the caller's among them */
 } epf_cuda_call;
 
-/* What of a CTA records: each has one writer.  Times are those of globaltimer. */
+/*
+ * What of a CTA records: each has one writer.  Times are those of globaltimer.  Records of tiles have the N-tile (of
+ * 256 columns) as `task` and the first row as `rows`: a kernel has no register for what the host can find out.
+ */
 enum {
     EPF_CUDA_LANE_PLAN,   /* what tiles wait for */
     EPF_CUDA_LANE_COMM_0, /* the two warps that communicate */

@@ -91,6 +91,21 @@ static __device__ __forceinline__ phase_smem &phase_smem_of(void)
     return *reinterpret_cast<phase_smem *>(phase_memory);
 }
 
+/* record_end() of a tile: epf_cuda_call.h says what its numbers are. */
+static __device__ __forceinline__ void record_tile(phase_shared &shared, int32_t lane,
+                                                   epf_prof_event event, const gemm_task &tile)
+{
+    epf_prof_record *const record = shared.record[lane];
+    if (record) {
+        record->end_ns = epf_device_clock_ns();
+        record->event = event;
+        record->task = tile.n_tile;
+        record->expert = tile.expert;
+        record->rows = tile.row_begin;
+        shared.record[lane] = record == shared.last_record[lane] ? nullptr : record + 1;
+    }
+}
+
 /* Tiles as the profile shows them: what the first math warp multiplies, what the plan thread waits for. */
 struct phase_hooks : gemm_no_hooks {
     static __device__ __forceinline__ void task_begins(const epf_gemm_sm90_args &)
@@ -103,8 +118,23 @@ struct phase_hooks : gemm_no_hooks {
                                                      const gemm_task &task)
     {
         if (threadIdx.x == kLoadThreads) {
-            record_end(phase_smem_of().shared, EPF_CUDA_LANE_MATH, EPF_PROF_GROUP_GEMM_MAIN,
-                       task.expert);
+            record_tile(phase_smem_of().shared, EPF_CUDA_LANE_MATH, EPF_PROF_GROUP_GEMM_MAIN, task);
+        }
+    }
+};
+
+/* The same for the tiles of weight gradients. */
+struct grad_hooks : gemm_no_hooks {
+    static __device__ __forceinline__ void task_begins(const epf_gemm_sm90_args &args)
+    {
+        phase_hooks::task_begins(args);
+    }
+    static __device__ __forceinline__ void task_ends(const epf_gemm_sm90_args &,
+                                                     const gemm_task &task)
+    {
+        if (threadIdx.x == kLoadThreads) {
+            record_tile(phase_smem_of().shared, EPF_CUDA_LANE_MATH, EPF_PROF_WEIGHT_GRAD_MAIN,
+                        task);
         }
     }
 };
@@ -135,8 +165,7 @@ struct dispatch_hooks : phase_hooks {
                                   epf_word(smem.shared.epoch, (uint32_t)num * parts),
                                   {EPF_OBJECT_EXPERT_READY, c.call.rank, task.expert});
         }
-        record_end(phase_smem_of().shared, EPF_CUDA_LANE_PLAN, EPF_PROF_GROUP_GEMM_WAIT,
-                   task.expert);
+        record_tile(phase_smem_of().shared, EPF_CUDA_LANE_PLAN, EPF_PROF_GROUP_GEMM_WAIT, task);
     }
     static __device__ __forceinline__ void before_loads(void)
     {
@@ -304,6 +333,9 @@ static __device__ __forceinline__ void phase_begin(const epf_cuda_call &c, int32
         shared.record[lane] = c.records ? c.records + at : nullptr;
         shared.last_record[lane] = c.records + at + c.records_per_lane - 1;
     }
+    if (c.grain && blockIdx.x == 0) {
+        *c.grain = {shared.slots_per_task, shared.part_rows, shared.column_parts};
+    }
     if (refusal != EPF_OK && blockIdx.x == 0) {
         const epf_fault fault = {refusal,
                                  c.call.rank,
@@ -433,7 +465,7 @@ static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &arg
     }
     if constexpr (P::kHasGrads) {
         for_each_grad(args, [&](const epf_gemm_sm90_args &grad) {
-            math_role<typename P::G, gemm_no_hooks>(grad, smem, ring);
+            math_role<typename P::G, grad_hooks>(grad, smem, ring);
         });
     }
     if (!P::kIsDispatch) {
