@@ -45,11 +45,6 @@ void epf_signal_row(const epf_call *call, int64_t row)
                               epf_word(call->phase.epoch, 0));
 }
 
-uint64_t epf_slot_flow(const epf_call *call, int32_t from, int64_t row)
-{
-    return epf_prof_flow(call->phase.epoch, from, EPF_PROF_FLOW_COMBINE, (uint32_t)row);
-}
-
 epf_status epf_task_scatter(epf_worker *worker, int64_t index)
 {
     const epf_call *const call = worker->exec->call;
@@ -63,8 +58,8 @@ epf_status epf_task_scatter(epf_worker *worker, int64_t index)
         return st;
     }
     for (int32_t n = 0; rec != NULL && n < call->phase.tiles.num_n_tiles; n++) {
-        const epf_tile part = {tile.expert, tile.m_tile, n, tile.row_begin, tile.num_rows};
-        epf_prof_recv(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_GEMM, &part));
+        epf_prof_recv(worker->lane, rec,
+                      epf_flow_of_tile(call, EPF_PROF_FLOW_GEMM, tile.m_tile, n));
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_COMBINE_SCATTER_TOKEN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);
@@ -74,7 +69,7 @@ epf_status epf_task_scatter(epf_worker *worker, int64_t index)
                (const uint8_t *)call->staged.data + row * stride, bytes);
         epf_signal_row(call, row);
         if (rec != NULL) {
-            epf_prof_send(worker->lane, rec, epf_slot_flow(call, call->rank, row));
+            epf_prof_send(worker->lane, rec, epf_flow_of_slot(call->phase.epoch, call->rank, row));
         }
     }
     epf_prof_end(rec);
@@ -205,9 +200,9 @@ epf_status epf_task_reduce(epf_worker *worker, int64_t index)
          slot--) {
         if (!epf_route_is_dropped(call->topk_idx[slot],
                                   s->num_experts)) { /* the last it waited for */
-            epf_prof_recv(
-                worker->lane, rec,
-                epf_slot_flow(call, call->topk_idx[slot] / s->num_local, call->dst_row[slot]));
+            epf_prof_recv(worker->lane, rec,
+                          epf_flow_of_slot(call->phase.epoch, call->topk_idx[slot] / s->num_local,
+                                           call->dst_row[slot]));
             break;
         }
     }

@@ -10,13 +10,6 @@
 #include "core/epf_route.h"
 #include "cpu/epf_worker.h"
 
-/* One flow per carried row, named by where it lands. */
-static uint64_t row_flow(const epf_call *call, int32_t source, int32_t destination, int64_t row)
-{
-    const uint32_t index = ((uint32_t)destination << 20) ^ (uint32_t)row;
-    return epf_prof_flow(call->phase.epoch, source, EPF_PROF_FLOW_DISPATCH, index);
-}
-
 static void send_weight(const epf_call *call, int32_t destination, int64_t slot, int64_t row)
 {
     const int64_t bytes = call->shape.weight_bytes;
@@ -78,8 +71,9 @@ epf_status epf_task_dispatch(epf_worker *worker, int64_t index)
         }
         send_token(call, slot, destination);
         if (rec != NULL) {
-            epf_prof_send(worker->lane, rec,
-                          row_flow(call, call->rank, destination, call->dst_row[slot]));
+            epf_prof_send(
+                worker->lane, rec,
+                epf_flow_of_row(call->phase.epoch, call->rank, destination, call->dst_row[slot]));
         }
     }
     epf_prof_end(rec);
@@ -142,7 +136,8 @@ epf_status epf_task_expand(epf_worker *worker, int64_t index)
         const int64_t carrier = epf_word_low(epf_load_relaxed_sys_u64(
             epf_call_set_word(call, call->rank, call->set_map.recv_flag, last)));
         epf_prof_recv(worker->lane, rec,
-                      row_flow(call, call->row_source[2 * last + 1], call->rank, carrier));
+                      epf_flow_of_row(call->phase.epoch, call->row_source[2 * last + 1], call->rank,
+                                      carrier));
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_DISPATCH_EXPAND_MAIN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);
@@ -152,8 +147,8 @@ epf_status epf_task_expand(epf_worker *worker, int64_t index)
     (void)epf_word_add(&exec->tile_ready[index], call->phase.epoch, 1);
     (void)epf_word_add(&exec->expert_ready[tile.expert], call->phase.epoch, 1);
     for (int32_t n = 0; rec != NULL && n < call->phase.tiles.num_n_tiles; n++) {
-        const epf_tile reader = {tile.expert, tile.m_tile, n, tile.row_begin, tile.num_rows};
-        epf_prof_send(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_EXPAND, &reader));
+        epf_prof_send(worker->lane, rec,
+                      epf_flow_of_tile(call, EPF_PROF_FLOW_EXPAND, tile.m_tile, n));
     }
     epf_prof_end(rec);
     return EPF_OK;

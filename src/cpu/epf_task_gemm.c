@@ -12,13 +12,6 @@
 #include "cpu/epf_worker.h"
 #include "cpu/gemm/epf_convert.h"
 
-uint64_t epf_tile_flow(const epf_call *call, epf_prof_object object, const epf_tile *tile)
-{
-    return epf_prof_flow(call->phase.epoch, call->rank, object,
-                         (uint32_t)tile->m_tile * (uint32_t)call->phase.tiles.num_n_tiles +
-                             (uint32_t)tile->n_tile);
-}
-
 float epf_weight_value(const epf_call *call, const void *data, int64_t index)
 {
     float value;
@@ -131,7 +124,7 @@ static void signal_tile(epf_worker *worker, const epf_tile *tile, epf_prof_recor
     for (int64_t row = tile->row_begin; row < (int64_t)tile->row_begin + tile->num_rows; row++) {
         epf_signal_row(call, row);
         if (rec != NULL) {
-            epf_prof_send(worker->lane, rec, epf_slot_flow(call, call->rank, row));
+            epf_prof_send(worker->lane, rec, epf_flow_of_slot(call->phase.epoch, call->rank, row));
         }
     }
 }
@@ -157,7 +150,8 @@ static void finish_tile(epf_worker *worker, const epf_tile *tile, epf_prof_recor
         rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, (int32_t)index);
         signal_tile(worker, tile, rec);
         if (rec != NULL) {
-            epf_prof_send(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_GEMM, tile));
+            epf_prof_send(worker->lane, rec,
+                          epf_flow_of_tile(call, EPF_PROF_FLOW_GEMM, tile->m_tile, tile->n_tile));
         }
     }
     epf_prof_end(rec);
@@ -179,7 +173,8 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
         return st;
     }
     if (rec != NULL && is_dispatch) {
-        epf_prof_recv(worker->lane, rec, epf_tile_flow(call, EPF_PROF_FLOW_EXPAND, &tile));
+        epf_prof_recv(worker->lane, rec,
+                      epf_flow_of_tile(call, EPF_PROF_FLOW_EXPAND, tile.m_tile, tile.n_tile));
     }
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_MAIN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);

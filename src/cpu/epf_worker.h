@@ -9,6 +9,7 @@
 #include "comm/epf_wait.h"
 #include "cpu/epf_exec.h"
 #include "cpu/gemm/epf_gemm.h"
+#include "prof/epf_prof_flow.h"
 
 /* One worker thread; index 0 is the calling thread. */
 typedef struct epf_worker {
@@ -77,11 +78,6 @@ void epf_show_gates(const epf_call *call, const epf_tile *tile);
 
 /* Brings row `row`'s gate and flag to the slot that sent it; its y is in place (fuse_scatter). */
 void epf_signal_row(const epf_call *call, int64_t row);
-
-/* Flows of a profile.  One per (M-tile, N-tile), which a local task reads; one per row that comes back to
- * the slot that sent it, named alike by `from`, the rank with the row, and by the slot's owner. */
-uint64_t epf_tile_flow(const epf_call *call, epf_prof_object object, const epf_tile *tile);
-uint64_t epf_slot_flow(const epf_call *call, int32_t from, int64_t row);
 
 /* Element `index` of a vector of the weight type, as fp32. */
 float epf_weight_value(const epf_call *call, const void *data, int64_t index);

@@ -38,12 +38,11 @@ const char *const epf_prof_category_names[EPF_PROF_NUM_CATEGORIES] = {
 #undef X
 };
 
-static uint64_t read_clock(clockid_t clock)
-{
-    struct timespec now;
-    (void)clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
+const char *const epf_trace_role_names[EPF_TRACE_NUM_ROLES] = {
+#define X(id, name) name,
+    EPF_TRACE_ROLE_MAP(X)
+#undef X
+};
 
 /*
  * Any worker may turn out to do all tasks, so each buffer has room for all; but what it will likely
@@ -93,8 +92,7 @@ epf_status epf_prof_create(const epf_prof_config *config, epf_prof **prof)
     }
     made->num_workers = config->num_workers;
     made->rank.rank = config->rank;
-    made->rank.monotonic_ns = epf_now_ns();
-    made->rank.boottime_ns = read_clock(CLOCK_BOOTTIME);
+    epf_trace_read_clocks(&made->rank);
     EPF_TRY_GOTO(
         allocate(made, (uint64_t)epf_round_up((int64_t)config->records_per_worker, RECORDS_UNIT)),
         err_made);
@@ -256,6 +254,15 @@ epf_status epf_prof_write(epf_prof *prof, const char *folder, const char *name)
     (void)snprintf(suffix, sizeof suffix, "rank_%d", prof->rank.rank);
     EPF_TRY(make_path(path, folder, name, suffix));
     return write_to(&prof, 1, path);
+}
+
+epf_status epf_trace_write_rank(const epf_trace *trace, const char *folder, const char *name)
+{
+    char path[PATH_MAX];
+    char suffix[32];
+    (void)snprintf(suffix, sizeof suffix, "rank_%d", trace->ranks[0].rank);
+    EPF_TRY(make_path(path, folder, name, suffix));
+    return epf_trace_write(trace, path);
 }
 
 epf_status epf_prof_write_merged(epf_prof *const *profs, int32_t num_profs, const char *folder,

@@ -1,8 +1,8 @@
 /*
  * epf_prof_record.h: what a profile is made of, in the common subset of C11 and CUDA C++.
  *
- * Plain old data of fixed layout: CPU workers write it today, a kernel may write it tomorrow, and
- * the trace writer (epf_prof.h) reads both.
+ * Plain old data of fixed layout: CPU workers write it as the trace shows it; what a kernel writes is
+ * made so on the host (cuda/epf_cuda_trace.h).
  */
 #ifndef EPF_PROF_RECORD_H
 #define EPF_PROF_RECORD_H

@@ -27,6 +27,14 @@ epf_status epf_trace_create(uint32_t max_events, uint32_t max_ranks, uint32_t ma
     return EPF_OK;
 }
 
+void epf_trace_read_clocks(epf_trace_rank *rank)
+{
+    struct timespec now;
+    rank->monotonic_ns = epf_now_ns();
+    (void)clock_gettime(CLOCK_BOOTTIME, &now);
+    rank->boottime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 void epf_trace_destroy(epf_trace *trace)
 {
     if (trace == NULL) {
@@ -168,6 +176,7 @@ static void fold_ranks(epf_trace *trace)
             continue;
         }
         last->num_lost += rank->num_lost;
+        last->on_device = last->on_device || rank->on_device;
         if (rank->monotonic_ns < last->monotonic_ns) {
             last->monotonic_ns = rank->monotonic_ns;
             last->boottime_ns = rank->boottime_ns;

@@ -35,11 +35,26 @@ typedef struct epf_trace_lane {
         *records; /* [num_records]; .event: index of epf_trace.events, or EPF_PROF_LINK */
 } epf_trace_lane;
 
+/* What of a CTA records on a device: worker = CTA * EPF_TRACE_NUM_ROLES + role. */
+#define EPF_TRACE_ROLE_MAP(X)                                             \
+    X(EPF_TRACE_ROLE_PLAN, "plan")     /* what tiles wait for          */ \
+    X(EPF_TRACE_ROLE_COMM_0, "comm 0") /* the warps that communicate   */ \
+    X(EPF_TRACE_ROLE_COMM_1, "comm 1")                                    \
+    X(EPF_TRACE_ROLE_MATH, "math") /* its first warp stands for all    */
+
+typedef enum epf_trace_role {
+#define X(id, name) id,
+    EPF_TRACE_ROLE_MAP(X)
+#undef X
+        EPF_TRACE_NUM_ROLES
+} epf_trace_role;
+
 typedef struct epf_trace_rank {
     int32_t rank;
-    uint64_t num_lost;     /* records that its buffers could not hold     */
+    uint64_t num_lost;     /* records that its buffers could not hold; of a device: at least */
     uint64_t monotonic_ns; /* two clocks read at the same time, at start  */
     uint64_t boottime_ns;
+    bool on_device; /* its workers are roles of CTAs */
 } epf_trace_rank;
 
 typedef struct epf_trace {
@@ -53,13 +68,17 @@ typedef struct epf_trace {
 } epf_trace;
 
 /* The events that this library records, and the categories' names; from the lists of
-   epf_prof_record.h. */
+   epf_prof_record.h; and the roles'. */
 extern const epf_trace_event epf_prof_events[EPF_PROF_NUM_EVENTS];
 extern const char *const epf_prof_category_names[EPF_PROF_NUM_CATEGORIES];
+extern const char *const epf_trace_role_names[EPF_TRACE_NUM_ROLES];
 
 /* An empty trace with room for so many of each; the counts start at 0.  EPF_E_NO_MEMORY. */
 epf_status epf_trace_create(uint32_t max_events, uint32_t max_ranks, uint32_t max_lanes,
                             epf_trace **trace);
+
+/* Sets the pair of clocks. */
+void epf_trace_read_clocks(epf_trace_rank *rank);
 
 /* A view of recorded profiles of different ranks, which must outlive it and record nothing
    meanwhile. EPF_E_INVALID (no profile, a rank twice, too many lanes), EPF_E_NO_MEMORY. */
@@ -84,6 +103,9 @@ epf_status epf_trace_merge(const char *const *paths, int32_t num_paths, const ch
    At most 1024 flows of each direction are kept per record; records that never ended are left
    out. EPF_E_FILE, EPF_E_NO_MEMORY, EPF_E_INTERNAL (records overlap without nesting). */
 epf_status epf_trace_write(const epf_trace *trace, const char *path);
+
+/* The same of a trace of one rank, to the file that epf_prof_write() would write. */
+epf_status epf_trace_write_rank(const epf_trace *trace, const char *folder, const char *name);
 
 /* Accepts NULL. */
 void epf_trace_destroy(epf_trace *trace);

@@ -26,7 +26,9 @@ static const char *const epf_trace_note_names[EPF_TRACE_NUM_NOTES] = {
 #undef X
 };
 
+/* Labels of a rank's process. */
 #define EPF_TRACE_LOST_LABEL "records lost: "
+#define EPF_TRACE_DEVICE_LABEL "on a device"
 
 /* Track uuids: rank + 1 above 16 bits of lane; lane 0 is the rank itself, 1 the host, 2 worker
    0. */

@@ -55,6 +55,37 @@ static void print_shares(const report *r, const epf_trace_shares *shares)
     fprintf(r->out, "%9.1f%%\n", 100 * fraction(shares->idle_ns, r, shares));
 }
 
+/* A device has too many workers for a row each: those of a role share one. */
+static void print_roles(const report *r, uint32_t first, uint32_t end)
+{
+    epf_trace_shares roles[EPF_TRACE_NUM_ROLES];
+    memset(roles, 0, sizeof roles);
+    for (uint32_t i = first; i < end; i++) {
+        const int32_t worker = r->trace->lanes[i].worker;
+        if (worker != EPF_TRACE_HOST) {
+            epf_trace_shares_add(&roles[worker % EPF_TRACE_NUM_ROLES], &r->summary->lanes[i]);
+        }
+    }
+    for (int role = 0; role < EPF_TRACE_NUM_ROLES; role++) {
+        if (roles[role].num_lanes > 0) {
+            fprintf(r->out, "%5d %7s", r->trace->lanes[first].rank, epf_trace_role_names[role]);
+            print_shares(r, &roles[role]);
+        }
+    }
+}
+
+static void print_lanes(const report *r, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        const int32_t worker = r->trace->lanes[i].worker;
+        char name[16];
+        (void)snprintf(name, sizeof name, "%d", worker);
+        fprintf(r->out, "%5d %7s", r->trace->lanes[i].rank,
+                worker == EPF_TRACE_HOST ? "host" : name);
+        print_shares(r, &r->summary->lanes[i]);
+    }
+}
+
 static void print_lane_rows(const report *r)
 {
     uint32_t lane_idx = 0;
@@ -65,14 +96,11 @@ static void print_lane_rows(const report *r)
     fprintf(r->out, "%10s\n", "idle");
     for (uint32_t i = 0; i < r->trace->num_ranks; i++) {
         const int32_t rank = r->trace->ranks[i].rank;
-        for (; lane_idx < r->trace->num_lanes && r->trace->lanes[lane_idx].rank == rank;
-             lane_idx++) {
-            const int32_t worker = r->trace->lanes[lane_idx].worker;
-            char name[16];
-            (void)snprintf(name, sizeof name, "%d", worker);
-            fprintf(r->out, "%5d %7s", rank, worker == EPF_TRACE_HOST ? "host" : name);
-            print_shares(r, &r->summary->lanes[lane_idx]);
+        const uint32_t first = lane_idx;
+        while (lane_idx < r->trace->num_lanes && r->trace->lanes[lane_idx].rank == rank) {
+            lane_idx++;
         }
+        (r->trace->ranks[i].on_device ? print_roles : print_lanes)(r, first, lane_idx);
         if (r->summary->ranks[i].num_lanes > 1) {
             fprintf(r->out, "%5d %7s", rank, "all");
             print_shares(r, &r->summary->ranks[i]);

@@ -75,16 +75,17 @@ static bool has_rank(const epf_parser *p, int32_t rank)
 }
 
 /* A file that describes a rank or a worker twice would have two answers to one question. */
-static epf_status add_rank(epf_parser *p, const epf_proto_in *where, int32_t rank,
-                           uint64_t num_lost)
+static epf_status add_rank(epf_parser *p, const epf_proto_in *where, const epf_trace_rank *rank)
 {
-    const uint32_t i = rank_place(p, rank);
-    if (has_rank(p, rank)) {
+    const uint32_t i = rank_place(p, rank->rank);
+    if (has_rank(p, rank->rank)) {
         return epf_parse_malformed(p, where, "a rank is described twice");
     }
     EPF_TRY(grow((void **)&p->ranks, p->num_ranks, &p->max_ranks, sizeof *p->ranks));
     memmove(p->ranks + i + 1, p->ranks + i, (p->num_ranks - i) * sizeof *p->ranks);
-    p->ranks[i] = (epf_trace_rank){rank, num_lost, p->monotonic_ns, p->boottime_ns};
+    p->ranks[i] = *rank;
+    p->ranks[i].monotonic_ns = p->monotonic_ns;
+    p->ranks[i].boottime_ns = p->boottime_ns;
     p->num_ranks++;
     return EPF_OK;
 }
@@ -120,12 +121,21 @@ static uint64_t lost_in_label(const epf_proto_in *label)
     return strtoull(digits, NULL, 10);
 }
 
-static epf_status read_process(const epf_parser *p, epf_proto_in in, uint64_t *num_lost)
+static bool is_device_label(const epf_proto_in *label)
+{
+    const size_t size = sizeof EPF_TRACE_DEVICE_LABEL - 1;
+    return (size_t)(label->end - label->at) == size &&
+           memcmp(label->at, EPF_TRACE_DEVICE_LABEL, size) == 0;
+}
+
+static epf_status read_process(const epf_parser *p, epf_proto_in in, epf_trace_rank *rank)
 {
     epf_proto_field field;
     while (epf_proto_next(&in, &field)) {
         if (field.number == PF_PROCESS_LABELS && field.wire == EPF_PROTO_BYTES) {
-            *num_lost = lost_in_label(&field.bytes);
+            const uint64_t num_lost = lost_in_label(&field.bytes);
+            rank->num_lost = num_lost > 0 ? num_lost : rank->num_lost;
+            rank->on_device = rank->on_device || is_device_label(&field.bytes);
         }
     }
     return epf_parse_end(p, &in);
@@ -136,13 +146,14 @@ static epf_status read_descriptor(epf_parser *p, epf_proto_in in)
 {
     const epf_proto_in where = in;
     epf_proto_field field;
-    uint64_t uuid = 0, num_lost = 0;
+    epf_trace_rank described = {0};
+    uint64_t uuid = 0;
     uint64_t rank, lane;
     while (epf_proto_next(&in, &field)) {
         if (field.number == PF_TRACK_UUID && field.wire == EPF_PROTO_VARINT) {
             uuid = field.value;
         } else if (field.number == PF_TRACK_PROCESS && field.wire == EPF_PROTO_BYTES) {
-            EPF_TRY(read_process(p, field.bytes, &num_lost));
+            EPF_TRY(read_process(p, field.bytes, &described));
         }
     }
     EPF_TRY(epf_parse_end(p, &in));
@@ -155,7 +166,8 @@ static epf_status read_descriptor(epf_parser *p, epf_proto_in in)
         return epf_parse_malformed(p, &where, "a track that is no rank's and no worker's");
     }
     if (lane == 0) {
-        return add_rank(p, &where, (int32_t)rank, num_lost);
+        described.rank = (int32_t)rank;
+        return add_rank(p, &where, &described);
     }
     if (!has_rank(p, (int32_t)rank)) {
         return epf_parse_malformed(p, &where, "a worker of a rank that was not described");

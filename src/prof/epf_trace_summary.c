@@ -104,7 +104,7 @@ static void finish_stat(epf_trace_stat *stat, uint64_t *durations)
     }
 }
 
-static void add_shares(epf_trace_shares *to, const epf_trace_shares *from)
+void epf_trace_shares_add(epf_trace_shares *to, const epf_trace_shares *from)
 {
     to->num_lanes += from->num_lanes;
     to->idle_ns += from->idle_ns;
@@ -148,8 +148,8 @@ static epf_status sum_lanes(const epf_trace *trace, epf_trace_summary *summary,
             rank_idx++;
         }
         if (trace->lanes[i].worker != EPF_TRACE_HOST) {
-            add_shares(&summary->ranks[rank_idx], &summary->lanes[i]);
-            add_shares(&summary->all, &summary->lanes[i]);
+            epf_trace_shares_add(&summary->ranks[rank_idx], &summary->lanes[i]);
+            epf_trace_shares_add(&summary->all, &summary->lanes[i]);
         }
     }
     return EPF_OK;

@@ -14,6 +14,8 @@ typedef struct epf_trace_shares {
     uint64_t idle_ns;
 } epf_trace_shares;
 
+void epf_trace_shares_add(epf_trace_shares *to, const epf_trace_shares *from);
+
 /* One event's records, from begin to end, inner ones included. */
 typedef struct epf_trace_stat {
     uint64_t count;

@@ -126,6 +126,9 @@ static epf_status write_rank_track(writer *w)
     epf_proto_put_varint(&w->out, PF_PROCESS_PID, epf_trace_pid(rank));
     (void)snprintf(text, sizeof text, "rank %d", rank);
     epf_proto_put_string(&w->out, PF_PROCESS_NAME, text);
+    if (w->rank->on_device) {
+        epf_proto_put_string(&w->out, PF_PROCESS_LABELS, EPF_TRACE_DEVICE_LABEL);
+    }
     if (w->rank->num_lost > 0) {
         (void)snprintf(text, sizeof text, EPF_TRACE_LOST_LABEL "%llu",
                        (unsigned long long)w->rank->num_lost);
@@ -134,6 +137,18 @@ static epf_status write_rank_track(writer *w)
     epf_proto_close(&w->out, process);
     epf_proto_close(&w->out, at);
     return packet_close(w);
+}
+
+static void name_lane(const writer *w, int32_t worker, char *text, size_t size)
+{
+    if (worker == EPF_TRACE_HOST) {
+        (void)snprintf(text, size, "host");
+    } else if (w->rank->on_device) {
+        (void)snprintf(text, size, "CTA %d %s", worker / EPF_TRACE_NUM_ROLES,
+                       epf_trace_role_names[worker % EPF_TRACE_NUM_ROLES]);
+    } else {
+        (void)snprintf(text, size, "worker %d", worker);
+    }
 }
 
 /* A thread per worker. */
@@ -149,8 +164,8 @@ static epf_status write_lane_track(writer *w, const epf_trace_lane *lane)
     thread = epf_proto_open(&w->out, PF_TRACK_THREAD);
     epf_proto_put_varint(&w->out, PF_THREAD_PID, epf_trace_pid(lane->rank));
     epf_proto_put_varint(&w->out, PF_THREAD_TID, epf_trace_tid(lane->rank, lane->worker));
-    (void)snprintf(text, sizeof text, "worker %d", lane->worker);
-    epf_proto_put_string(&w->out, PF_THREAD_NAME, lane->worker == EPF_TRACE_HOST ? "host" : text);
+    name_lane(w, lane->worker, text, sizeof text);
+    epf_proto_put_string(&w->out, PF_THREAD_NAME, text);
     epf_proto_close(&w->out, thread);
     epf_proto_close(&w->out, at);
     return packet_close(w);
