@@ -491,8 +491,7 @@ typedef struct epf_group_gemm_combine_args {
     int32_t combine_mode;              /* epf_combine_mode; default SERIAL; equal on every rank */
     epf_tensor grad_output;            /* [>= R, N'] token type, optional: with orig_input ... */
     epf_tensor orig_input;             /* [>= R, K''] token type: ... */
-    epf_tensor
-        grad_weight; /* [L, N', K''] token type or fp32 (CPU), out: ... the weight gradient */
+    epf_tensor grad_weight; /* [L, N', K''] token type or fp32, out: ... the weight gradient */
     epf_tensor split_size_cum_per_expert; /* [L] int32, optional: must agree with the layout */
     int32_t grad_block_size_m;            /* tile along N'; EPF_AUTO: 256; CUDA: 128 */
     int32_t grad_block_size_n;            /* tile along K''; EPF_AUTO: 512; CUDA: 256 */

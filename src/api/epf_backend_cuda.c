@@ -438,7 +438,6 @@ const epf_backend_ops epf_backend_cuda = {
     .grad_block_n = EPF_CUDA_BLOCK_M,
     .grad_block_k = BLOCK_N,
     .grad_rows = BLOCK_K,
-    .grad_f32 = false,
     .tile_signal = false,
     .check_config = check_config,
     .create = create,

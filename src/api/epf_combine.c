@@ -135,17 +135,6 @@ static epf_status check_grad_tasks(const epf_op *op, const epf_group_gemm_combin
     return EPF_OK;
 }
 
-epf_status epf_grad_check_type(const epf_op *op, const epf_tensor *grad_weight, const char *name)
-{
-    if (epf_tensor_given(grad_weight) && grad_weight->dtype == EPF_DTYPE_F32 &&
-        op->config.dtype != EPF_DTYPE_F32 && !op->backend->grad_f32) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "%s: fp32, but this backend writes weight gradients in the token type",
-                        name);
-    }
-    return EPF_OK;
-}
-
 epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                           const epf_group_gemm_combine_args *a)
 {
@@ -178,7 +167,6 @@ epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                   "grad_output, orig_input: %lld and %lld columns, must be 1..2^31 - 1",
                   (long long)a->grad_output.shape[1], (long long)a->orig_input.shape[1]);
     EPF_TRY(epf_tensor_check(&a->grad_weight, &grad_weight));
-    EPF_TRY(epf_grad_check_type(op, &a->grad_weight, "grad_weight"));
     EPF_TRY(epf_phase_check_align(op, &a->grad_output, "grad_output"));
     EPF_TRY(epf_phase_check_align(op, &a->orig_input, "orig_input"));
     EPF_TRY(epf_phase_check_align(op, &a->grad_weight, "grad_weight"));

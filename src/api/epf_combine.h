@@ -4,9 +4,6 @@
 
 #include "api/epf_backend.h"
 
-/* A weight gradient's type is one that the backend writes. */
-epf_status epf_grad_check_type(const epf_op *op, const epf_tensor *grad_weight, const char *name);
-
 /* The gradient's tensors and blocks, checked against the layout. */
 epf_status epf_grad_check(const epf_op *op, const epf_layout *layout,
                           const epf_group_gemm_combine_args *args);

@@ -414,8 +414,6 @@ static epf_status check_backward(epf_op *op, const epf_layer_context *c,
     for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
         EPF_TRY(epf_tensor_check(tensors[i], &wants[i]));
     }
-    EPF_TRY(epf_grad_check_type(op, &a->grad_w13, "grad_w13"));
-    EPF_TRY(epf_grad_check_type(op, &a->grad_w2, "grad_w2"));
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);

@@ -179,6 +179,7 @@ static epf_status enqueue_grads(epf_cuda_op *o, const epf_cuda_launch *launch)
         epf_gemm_cuda_args g;
         fill_gemm(o, launch, &g);
         g.weight_grad = 1;
+        g.c_dtype = operands->out_dtype;
         g.m = map->n;
         g.n = map->k;
         g.a = operands->grad_output.data;

@@ -125,6 +125,7 @@ static epf_status fill_grad(const epf_cuda_phase_args *args, int32_t index,
     epf_gemm_cuda_args g;
     memset(&g, 0, sizeof g);
     g.dtype = call->dtype;
+    g.c_dtype = operands->out_dtype;
     g.weight_grad = 1;
     g.num_experts = call->shape.num_local;
     g.m = map->n;

@@ -29,6 +29,9 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
 {
     EPF_CHECK_ARG(args->dtype == EPF_DTYPE_BF16 || args->dtype == EPF_DTYPE_F16,
                   "dtype is %d; a grouped GEMM on the device takes bf16 or fp16", args->dtype);
+    EPF_CHECK_ARG(args->c_dtype == 0 || args->c_dtype == args->dtype ||
+                      (args->c_dtype == EPF_DTYPE_F32 && args->weight_grad),
+                  "c_dtype is %d; it must be dtype, or fp32 of a weight gradient", args->c_dtype);
     EPF_CHECK_ARG(args->num_experts >= 1 && args->num_experts <= EPF_GEMM_MAX_EXPERTS,
                   "num_experts is %d; it must be 1 .. %d", args->num_experts, EPF_GEMM_MAX_EXPERTS);
     EPF_CHECK_ARG(args->short_last <= 0 || 2 * args->num_experts <= EPF_GEMM_MAX_GROUPS,
@@ -64,10 +67,11 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
     EPF_CHECK_ARG(!args->row_ptr || args->epilogue == EPF_GEMM_STORE,
                   "row_ptr is given; SwiGLU stores to c only");
     EPF_CHECK_ARG(
-        args->a_stride % 8 == 0 && args->b_stride % 8 == 0 && args->c_stride % 8 == 0 &&
+        args->a_stride % 8 == 0 && args->b_stride % 8 == 0 &&
+            args->c_stride % (args->c_dtype == EPF_DTYPE_F32 ? 4 : 8) == 0 &&
             args->raw_stride % 8 == 0,
         "a_stride, b_stride, c_stride, raw_stride are %lld, %lld, %lld, %lld; they must be "
-        "multiples of 8",
+        "multiples of 16 bytes",
         (long long)args->a_stride, (long long)args->b_stride, (long long)args->c_stride,
         (long long)args->raw_stride);
     EPF_CHECK_ARG(!args->gather || args->a_stride == 0 || args->a_stride == args->k,
@@ -151,7 +155,7 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
     c.size[1] = args->weight_grad ? (cuuint64_t)args->num_experts * (cuuint64_t)args->m : INT32_MAX;
     EPF_TRY(make_map(&out->map_a, args->a, &a));
     EPF_TRY(make_map(&out->map_b, args->b, &b));
-    if (!args->row_ptr) {
+    if (!args->row_ptr && args->c_dtype != EPF_DTYPE_F32) {
         EPF_TRY(make_map(&out->map_c, args->c, &c));
     }
     c.size[0] = n;
@@ -280,6 +284,7 @@ epf_status epf_gemm_sm90_fill(const epf_gemm_cuda_args *args, const epf_gemm_sm9
     out->raw = args->raw;
     out->c_stride = args->c_stride > 0 ? args->c_stride : stored_columns(args);
     out->raw_stride = args->raw_stride > 0 ? args->raw_stride : args->n;
+    out->c_f32 = args->c_dtype == EPF_DTYPE_F32;
     out->row_ptr = args->row_ptr;
     out->row_weight = args->row_weight;
     out->row_weight_bf16 = args->row_weight_dtype == EPF_DTYPE_BF16;

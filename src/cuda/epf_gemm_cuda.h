@@ -26,6 +26,7 @@ typedef enum epf_gemm_epilogue {
 /* Device pointers, 16-byte aligned; n, k (and m) multiples of 8. */
 typedef struct epf_gemm_cuda_args {
     int32_t dtype;       /* EPF_DTYPE_BF16 or EPF_DTYPE_F16: a, b, c, raw                   */
+    int32_t c_dtype;     /* 0: dtype; weight_grad also EPF_DTYPE_F32                        */
     int32_t weight_grad; /* 0: c = a x b^T per row.  1: c[g] = a[rows of g]^T x b[rows of g] */
     int32_t b_n_major;   /* 0: b is [G, N, K].  1: [G, K, N].  Ignored by weight_grad */
     int32_t epilogue;    /* epf_gemm_epilogue; weight_grad: EPF_GEMM_STORE                  */

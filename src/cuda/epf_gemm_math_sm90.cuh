@@ -166,6 +166,10 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
         Hooks::task_ends(args, task);
+        if (C::kColumns && args.c_f32) {
+            store_sums<C>(args, acc, task);
+            continue;
+        }
         round_tile<C>(acc, C::kColumns && task.k_rows == 0, done);
         if constexpr (!C::kStoreLate) {
 #pragma unroll 1 /* fewer registers */

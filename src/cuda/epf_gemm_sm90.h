@@ -50,6 +50,7 @@ typedef struct epf_gemm_sm90_args {
     const void *row_weight;    /* [R] factor of each row of SwiGLU, fp32 or bf16, or NULL         */
     int64_t c_stride;          /* elements from row to row of c                                   */
     int64_t raw_stride;        /* and of raw                                                      */
+    int32_t c_f32;             /* weight gradient, 1: c is fp32                                   */
     int32_t row_weight_bf16;   /* 1: row_weight is bf16                                           */
     uint32_t *queue; /* {next, done}, both 0 between launches; NULL: tasks in fixed turns */
     int32_t num_experts;

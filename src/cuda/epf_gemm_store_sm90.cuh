@@ -65,6 +65,34 @@ static __device__ __forceinline__ void round_tile(const float (&acc)[C::kBlockN 
     }
 }
 
+/*
+ * Stores a weight gradient's sums as they are (c_f32): 8 bytes a lane, a sector for four of them.  At once, for kept
+ * beneath the next task's k-steps they would take twice the registers of rounded ones.
+ */
+template <class C>
+static __device__ __forceinline__ void store_sums(const epf_gemm_sm90_args &args,
+                                                  const float (&acc)[C::kBlockN / 2],
+                                                  const gemm_task &task)
+{
+    const warp_rows rows = rows_of_warp(task);
+    const int row = threadIdx.x % 32 / 4;
+    const int32_t column = task.n_tile * C::kBlockN + threadIdx.x % 4 * 2;
+    const int64_t eight_rows = 8 * args.c_stride;
+    const bool empty = task.k_rows == 0;
+    float *const at = (float *)args.c + (rows.begin + row) * args.c_stride + column;
+#pragma unroll
+    for (int j = 0; j < C::kBlockN / 8; j++) {
+        if (column + 8 * j < args.n && row < rows.count) {
+            *(float2 *)(at + 8 * j) =
+                empty ? make_float2(0, 0) : make_float2(acc[4 * j], acc[4 * j + 1]);
+        }
+        if (column + 8 * j < args.n && row + 8 < rows.count) {
+            *(float2 *)(at + eight_rows + 8 * j) =
+                empty ? make_float2(0, 0) : make_float2(acc[4 * j + 2], acc[4 * j + 3]);
+        }
+    }
+}
+
 /* Where rows are stored: those that stay together, or by Hooks::row_address(). */
 struct store_place {
     char *base;
@@ -276,6 +304,9 @@ static __device__ __forceinline__ void store_part(const epf_gemm_sm90_args &args
                                                   rounded_tile<C> &done, const gemm_task &task,
                                                   gemm_smem<C> &smem, int part)
 {
+    if (C::kColumns && args.c_f32) {
+        return; /* store_sums() has stored it */
+    }
     switch (part) {
     case 0:
         store_one<C, Hooks, 0>(args, done, task, smem);

@@ -51,6 +51,8 @@ int main(void)
     void *rows[4] = {0};
 
     REFUSED(dtype, EPF_DTYPE_F32, "dtype");
+    REFUSED(c_dtype, EPF_DTYPE_F32, "c_dtype");
+    REFUSED(c_dtype, EPF_DTYPE_F16, "c_dtype");
     REFUSED(num_experts, 0, "num_experts");
     REFUSED(num_experts, EPF_GEMM_MAX_EXPERTS + 1, "num_experts");
     REFUSED(n, 0, "n is 0");
@@ -68,6 +70,10 @@ int main(void)
     grad.m = 64;
     grad.epilogue = EPF_GEMM_SWIGLU;
     refused(&grad, "weight gradient");
+    grad.epilogue = EPF_GEMM_STORE;
+    grad.c_dtype = EPF_DTYPE_F32;
+    grad.c_stride = 514;
+    refused(&grad, "c_stride");
     scatter.row_ptr = rows;
     scatter.epilogue = EPF_GEMM_SWIGLU;
     refused(&scatter, "row_ptr");

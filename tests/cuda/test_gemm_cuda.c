@@ -24,6 +24,7 @@ typedef struct problem {
     epf_gemm_sm90_variant variant;
     int g, n, k, m;
     int swiglu, raw, row_ptr, weight;
+    int c_f32; /* of a weight gradient            */
     int short_last;
     int sm_margin; /* few SMs: many tiles for each                   */
     int queue;     /* tiles from a queue, not in fixed turns        */
@@ -39,7 +40,7 @@ typedef struct buffers {
     uint16_t *a, *b, *c, *raw;
     float *a_value, *b_value; /* the same as a and b */
     float *weight;
-    size_t a_size, b_size, c_size, raw_size;
+    size_t a_size, b_size, c_size, raw_size; /* elements of two bytes */
 } buffers;
 
 static uint64_t random_state = 1;
@@ -148,9 +149,9 @@ static void make_buffers(const problem *p, buffers *b)
     b->a_size = (size_t)b->a_rows * (size_t)a_columns;
     b->b_size =
         is_grad(p) ? (size_t)b->a_rows * (size_t)p->n : (size_t)p->g * (size_t)p->n * (size_t)p->k;
-    b->c_size = (size_t)b->c_rows * (size_t)(p->swiglu ? p->n / 2 : p->n);
+    b->c_size = (size_t)b->c_rows * (size_t)((p->swiglu ? p->n / 2 : p->n) << p->c_f32);
     b->raw_size = (size_t)b->c_rows * (size_t)p->n;
-    b->a = integers(p, b->a_size, 2);
+    b->a = integers(p, b->a_size, p->c_f32 ? 60 : 2); /* sums that two bytes do not hold */
     b->b = integers(p, b->b_size, 1);
     b->c = allocate(b->c_size * 2);
     b->raw = allocate(b->raw_size * 2);
@@ -183,11 +184,11 @@ static void make_buffers(const problem *p, buffers *b)
 static void describe(const problem *p)
 {
     printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d "
-           "last%d margin%d gap%d rows",
+           "last%d margin%d gap%d f32%d rows",
            p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16", p->variant.block_n,
            p->variant.cluster_m, p->variant.cluster_n, p->variant.a_source,
            p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw,
-           p->row_ptr, p->weight, p->queue, p->short_last, p->sm_margin, p->gap);
+           p->row_ptr, p->weight, p->queue, p->short_last, p->sm_margin, p->gap, p->c_f32);
     for (int g = 0; g < p->g; g++) {
         printf(" %d", p->rows[g]);
     }
@@ -220,6 +221,7 @@ static int run(const problem *p, buffers *b)
     device[8] = device_copy(targets, (size_t)b->c_rows * sizeof *targets);
     device[9] = device_copy(zeros, sizeof zeros);
     args.dtype = p->variant.dtype;
+    args.c_dtype = p->c_f32 ? EPF_DTYPE_F32 : 0;
     args.weight_grad = is_grad(p);
     args.b_n_major = p->variant.b_n_major;
     args.epilogue = p->swiglu ? EPF_GEMM_SWIGLU : EPF_GEMM_STORE;
@@ -316,11 +318,24 @@ static void expect_swiglu(const problem *p, uint16_t seen, double gate, double u
     }
 }
 
+/* The same of fp32. */
+static void expect_sum(const problem *p, uint16_t *seen, double wanted, int row, int column)
+{
+    float value;
+    memcpy(&value, seen, sizeof value);
+    if ((double)value != wanted && failures++ < 20) {
+        printf("c [%d, %d] is %g, must be %g: ", row, column, (double)value, wanted);
+        describe(p);
+    }
+    seen[0] = seen[1] = POISON;
+}
+
 /* Marks each row it checks, so that what is left must still be POISON. */
 static void check_row(const problem *p, buffers *b, int g, int row, int c_row)
 {
     const int out_n = p->swiglu ? p->n / 2 : p->n;
-    uint16_t *c = b->c + (size_t)(p->row_ptr ? b->target[c_row] : c_row) * (size_t)out_n;
+    uint16_t *c =
+        b->c + (size_t)(p->row_ptr ? b->target[c_row] : c_row) * (size_t)(out_n << p->c_f32);
     uint16_t *raw = b->raw + (size_t)c_row * (size_t)p->n;
     for (int i = 0; i < p->n; i++) {
         const uint16_t wanted = from_float(p, product(p, b, g, row, i));
@@ -328,7 +343,9 @@ static void check_row(const problem *p, buffers *b, int g, int row, int c_row)
             expect(p, raw[i], wanted, "raw", c_row, i);
             raw[i] = POISON;
         }
-        if (!p->swiglu) {
+        if (p->c_f32) {
+            expect_sum(p, c + 2 * i, product(p, b, g, row, i), c_row, i);
+        } else if (!p->swiglu) {
             expect(p, c[i], wanted, "c", c_row, i);
             c[i] = POISON;
         } else if (i < out_n) {
@@ -392,6 +409,7 @@ static void random_problem(problem *p, const epf_gemm_sm90_variant *variant, int
     p->n = widths[random_below(13)];
     p->k = depths[random_below(11)];
     p->m = is_grad(p) ? widths[random_below(13)] : 0;
+    p->c_f32 = is_grad(p) && random_below(2);
     p->gap = random_below(3) ? 0 : random_below(4);
     p->queue = random_below(2);
     p->short_last = random_below(2);

@@ -48,8 +48,8 @@ epf_status op_device_refuses(const op_knobs *k)
     if (k->num_workers % 2 != 0) {
         return EPF_E_INVALID;
     }
-    return has_other_tiles(k) || k->grad_dtype == EPF_DTYPE_F32 || k->profile || k->signal ||
-                   k->pin || k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
+    return has_other_tiles(k) || k->profile || k->signal || k->pin ||
+                   k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
                    k->guard_cols % ALIGN_ELEMENTS != 0 || k->combine_sm > 0 || k->num_reduce_sms > 0
                ? EPF_E_UNSUPPORTED
                : EPF_OK;
@@ -102,7 +102,7 @@ void op_device_refused_rank(epf_test_rank *rank)
     op_close(&r);
 }
 
-void op_device_tame(op_knobs *k, epf_dtype dtype)
+void op_device_tame(op_knobs *k)
 {
     if (!epf_space_is_device()) {
         return;
@@ -112,7 +112,6 @@ void op_device_tame(op_knobs *k, epf_dtype dtype)
     k->grad_block_m = k->grad_block_m != 0 ? GRAD_BLOCK_M : 0;
     k->grad_block_n = k->grad_block_n != 0 ? GRAD_BLOCK_N : 0;
     k->grad_block_k = k->grad_block_k != 0 ? GRAD_BLOCK_K : 0;
-    k->grad_dtype = k->grad_dtype != 0 ? (int32_t)dtype : 0;
     k->profile = k->pin = k->signal = false;
     k->gemm_library = EPF_GEMM_LIBRARY_AUTO;
     k->guard_cols = k->guard_cols != 0 ? ALIGN_ELEMENTS : 0;

@@ -17,7 +17,7 @@ epf_status op_device_refuses(const op_knobs *knobs);
 void op_device_refused_rank(epf_test_rank *rank);
 
 /* The nearest knobs that it takes; unchanged on the CPU. */
-void op_device_tame(op_knobs *knobs, epf_dtype dtype);
+void op_device_tame(op_knobs *knobs);
 
 /* A device takes only the layout's own tables: it cannot compare others without being waited for. */
 epf_tile_tables op_device_tables(const epf_layout_view *view, int64_t num_local);

@@ -22,7 +22,7 @@ int main(void)
             char text[EPF_PROBLEM_TEXT];
             (void)snprintf(text, sizeof text, "W2E4K2T24H96N64M16/zipf/seed%d%s/normal%s", variant,
                            kTypes[t], variant < 2 ? "" : "/fuse_scatter");
-            op_device_tame(&knobs, epf_problem_of(text).dtype);
+            op_device_tame(&knobs);
             failed += !op_run(text, &knobs, false, "bound");
         }
     }

@@ -12,18 +12,24 @@
 
 typedef struct layer_variant {
     const char *name;
-    int32_t grad_dtype; /* of the weights' gradients; 0: not asked for */
+    int32_t grad_dtype; /* of the weights' gradients; 0: not asked for, but with token_grads */
     int32_t num_tail_sms, num_workers, buffer;
+    bool token_grads; /* in the token type */
     bool packed, serial, expert_wise, processes;
 } layer_variant;
 
 static const layer_variant kVariants[] = {
     {.name = "defaults", .grad_dtype = EPF_DTYPE_F32},
-    {.name = "serial", .serial = true, .expert_wise = true},
+    {.name = "serial", .serial = true, .expert_wise = true, .token_grads = true},
     {.name = "packed", .packed = true, .grad_dtype = EPF_DTYPE_F32, .buffer = 1},
     {.name = "two-stage", .num_tail_sms = 1, .num_workers = 3},
     {.name = "processes", .processes = true, .grad_dtype = EPF_DTYPE_F32},
 };
+
+static bool has_grads(const layer_variant *v)
+{
+    return v->token_grads || v->grad_dtype != 0;
+}
 
 /* What every rank's layer must find, and room for what it finds. */
 typedef struct layer_case {
@@ -87,9 +93,8 @@ static void make_tensors(layer_rank *k)
     const int64_t local = c->route.num_local_experts;
     const int64_t tokens = c->data->num_tokens[k->r.id];
     const int64_t inter = p->num_columns / 2;
-    const epf_dtype grad_dtype = k->l->variant->grad_dtype == 0 || epf_space_is_device()
-                                     ? p->dtype /* the only one that a device takes */
-                                     : (epf_dtype)k->l->variant->grad_dtype;
+    const epf_dtype grad_dtype =
+        k->l->variant->grad_dtype == 0 ? p->dtype : (epf_dtype)k->l->variant->grad_dtype;
     const op_guard none = {0, 0};
 
     k->w13 = op_in_space(
@@ -160,7 +165,7 @@ static bool check_backward(layer_rank *k)
 
     return op_check_tensor(k->r.rank, &k->grad_input.tensor, &grad_input) &&
            op_check_tensor(k->r.rank, &k->grad_weight.tensor, &grad_weight) &&
-           (k->l->variant->grad_dtype == 0 ||
+           (!has_grads(k->l->variant) ||
             (op_check_tensor(k->r.rank, &k->grad_w13.tensor, &grad_w13) &&
              op_check_tensor(k->r.rank, &k->grad_w2.tensor, &grad_w2)));
 }
@@ -182,7 +187,7 @@ static bool backward(layer_rank *k)
     args.grad_weight = k->grad_weight.tensor;
     args.comm_buffer_id = v->buffer;
     args.combine_mode = v->serial ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER;
-    if (v->grad_dtype != 0) {
+    if (has_grads(v)) {
         args.grad_w13 = op_reshape3(k->grad_w13.tensor, local, p->num_columns, p->hidden);
         args.grad_w2 = op_reshape3(k->grad_w2.tensor, local, p->hidden, p->num_columns / 2);
     }
@@ -267,7 +272,7 @@ static int32_t run(const epf_data *data, const layer_variant *variant, op_rows *
     layer_case *l = epf_test_alloc(1, sizeof *l);
     int32_t failed;
 
-    op_device_tame(&knobs, p->dtype);
+    op_device_tame(&knobs);
     l->c = op_case_make(data, &knobs, variant->processes);
     l->c->user = l;
     l->variant = variant;

@@ -26,7 +26,7 @@ static bool run_number(uint64_t number, int32_t max_ranks)
         return true;
     }
     knobs = op_knobs_random(number, &problem);
-    op_device_tame(&knobs, problem.dtype);
+    op_device_tame(&knobs);
     c = op_case_make(data, &knobs, number % 8 == 0 && !epf_space_is_device());
     (void)snprintf(name, sizeof name, "test_op_random %llu 1 %d", (unsigned long long)number,
                    max_ranks);
