@@ -5,6 +5,7 @@
 #include "base/epf_alloc.h"
 #include "core/epf_dtype.h"
 #include "cuda/epf_cuda_backend.h"
+#include "cuda/epf_cuda_profile.h"
 
 /* Tiles of the kernels (src/cuda/epf_phase_sm90.cuh). */
 enum { BLOCK_N = 256, BLOCK_K = 64, NUM_STAGES = 4, ROW_ALIGN = 16 };
@@ -163,11 +164,7 @@ static epf_status check_knobs(const epf_op *op, const epf_gemm_knobs *k)
 {
     EPF_TRY(epf_phase_check_fixed(op, "gemm_block_size_m", k->block_size_m, EPF_CUDA_BLOCK_M));
     EPF_TRY(epf_phase_check_fixed(op, "gemm_num_stages", k->num_stages, NUM_STAGES));
-    if (k->profile_file_name != NULL) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "enable_profiler: true, but the CUDA backend records no profile");
-    }
-    return EPF_OK;
+    return k->profile_file_name != NULL ? epf_cuda_op_check_profile(op->cuda) : EPF_OK;
 }
 
 static epf_status weight_check(const epf_op *op, const epf_weight_config *c, const epf_weight *w)
@@ -355,16 +352,41 @@ static epf_status preprocess(epf_exchange *x)
     return refused;
 }
 
+static epf_status wait_all(epf_op *op)
+{
+    return op->cuda == NULL ? EPF_OK : epf_cuda_op_wait(cuda_of(op));
+}
+
+/* Peers wait for this rank: where there is no memory for a profile the call runs without. */
+static epf_status run_profiled(epf_op *op, epf_cuda_launch *launch, const char *name)
+{
+    const epf_status prepared = epf_cuda_profile_begin(op->cuda, launch);
+    epf_status st;
+    epf_fault fault;
+    EPF_TRY(epf_cuda_op_phase(op->cuda, launch));
+    EPF_TRY(prepared);
+    st = wait_all(op);
+    fault = epf_op_fault(op);
+    if (fault.status != EPF_OK) {
+        return epf_op_say(&fault);
+    }
+    EPF_TRY(st);
+    return epf_cuda_profile_write(op->cuda, launch, name);
+}
+
 static epf_status phase_run(epf_op *op, const epf_launch *launch)
 {
     const epf_buffer_set *const set = &op->sets[launch->call.set_index];
-    const epf_cuda_launch l = {&launch->call,
-                               launch->layout->device,
-                               set->window.base[op->comm->rank],
-                               launch->weight != NULL && !launch->weight->reduce_last_dim,
-                               launch->capacity,
-                               launch->layout->is_known ? launch->layout->num_rows : 0};
-    return epf_cuda_op_phase(op->cuda, &l);
+    epf_cuda_launch l;
+    memset(&l, 0, sizeof l);
+    l.call = &launch->call;
+    l.layout = launch->layout->device;
+    l.own_set = set->window.base[op->comm->rank];
+    l.weight_n_major = launch->weight != NULL && !launch->weight->reduce_last_dim;
+    l.capacity = launch->capacity;
+    l.expected_rows = launch->layout->is_known ? launch->layout->num_rows : 0;
+    return launch->profile_file_name != NULL ? run_profiled(op, &l, launch->profile_file_name)
+                                             : epf_cuda_op_phase(op->cuda, &l);
 }
 
 static epf_status activation_backward(epf_op *op, const epf_activation_rows *r)
@@ -381,11 +403,6 @@ static epf_status activation_backward(epf_op *op, const epf_activation_rows *r)
     args.grad_projected = r->grad_projected;
     args.grad_weight = r->grad_weight;
     return epf_cuda_op_rows_backward(op->cuda, r->layout->device, &args);
-}
-
-static epf_status wait_all(epf_op *op)
-{
-    return op->cuda == NULL ? EPF_OK : epf_cuda_op_wait(cuda_of(op));
 }
 
 static void poll(const epf_op *op, epf_fault *fault)

@@ -89,6 +89,7 @@ static epf_status load_kernels(void)
                                "loading the grouped GEMM"));
     }
     EPF_TRY(epf_cuda_preprocess_load());
+    EPF_TRY(epf_cuda_profile_load());
     return epf_rows_backward_load();
 }
 
@@ -169,6 +170,7 @@ void epf_cuda_op_destroy(epf_cuda_op *o)
     if (o->event != NULL) {
         (void)cudaEventDestroy(o->event);
     }
+    epf_cuda_profile_destroy(o->profile);
     epf_cuda_free(o->state);
     epf_cuda_free(o->expert_ready);
     epf_cuda_free(o->tile_ready);

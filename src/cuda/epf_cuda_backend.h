@@ -98,6 +98,10 @@ typedef struct epf_cuda_launch {
     bool weight_n_major;
     int64_t capacity;      /* rows that every buffer of the call holds */
     int64_t expected_rows; /* R if known, else 0 */
+    epf_prof_record
+        *records; /* epf_cuda_call.h, set by epf_cuda_profile_begin(); NULL: not recorded */
+    int64_t records_per_lane;
+    epf_cuda_grain *grain;
 } epf_cuda_launch;
 
 epf_status epf_cuda_op_phase(epf_cuda_op *op, const epf_cuda_launch *launch);

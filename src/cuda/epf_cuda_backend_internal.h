@@ -5,6 +5,7 @@
 #include "comm/epf_wait.h"
 #include "cuda/epf_cuda_backend.h"
 #include "cuda/epf_cuda_memory_internal.h"
+#include "cuda/epf_cuda_profile.h"
 
 struct epf_cuda_op {
     epf_comm *comm;
@@ -28,6 +29,7 @@ struct epf_cuda_op {
         num_preprocess;  /* enqueued since the last reset; means nothing once a graph holds one */
     uint32_t generation; /* resets */
     bool has_captured;   /* a graph may hold calls of this operator */
+    epf_cuda_profile *profile; /* NULL until a call is profiled */
 };
 
 struct epf_cuda_layout {

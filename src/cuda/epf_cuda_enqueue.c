@@ -200,6 +200,9 @@ static epf_status enqueue_phase(epf_cuda_op *o, const epf_cuda_launch *launch)
     fill_call(o, launch->call, &args.call);
     args.call.head = launch->layout->head;
     args.call.capacity = launch->capacity;
+    args.call.records = launch->records;
+    args.call.records_per_lane = launch->records_per_lane;
+    args.call.grain = launch->grain;
     args.own_set = launch->own_set;
     args.weight_n_major = launch->weight_n_major;
     args.num_ctas = o->num_ctas;

@@ -48,8 +48,7 @@ epf_status op_device_refuses(const op_knobs *k)
     if (k->num_workers % 2 != 0) {
         return EPF_E_INVALID;
     }
-    return has_other_tiles(k) || k->profile || k->signal || k->pin ||
-                   k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
+    return has_other_tiles(k) || k->signal || k->pin || k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
                    k->guard_cols % ALIGN_ELEMENTS != 0 || k->combine_sm > 0 || k->num_reduce_sms > 0
                ? EPF_E_UNSUPPORTED
                : EPF_OK;
@@ -112,7 +111,7 @@ void op_device_tame(op_knobs *k)
     k->grad_block_m = k->grad_block_m != 0 ? GRAD_BLOCK_M : 0;
     k->grad_block_n = k->grad_block_n != 0 ? GRAD_BLOCK_N : 0;
     k->grad_block_k = k->grad_block_k != 0 ? GRAD_BLOCK_K : 0;
-    k->profile = k->pin = k->signal = false;
+    k->pin = k->signal = false;
     k->gemm_library = EPF_GEMM_LIBRARY_AUTO;
     k->guard_cols = k->guard_cols != 0 ? ALIGN_ELEMENTS : 0;
     k->num_workers += k->num_workers % 2;
