@@ -43,6 +43,7 @@ typedef struct bench_problem {
     bool is_zipf; /* routing: Zipf(1) instead of uniform */
     uint64_t seed;
     int32_t repeat;
+    int32_t passes; /* turns of whole layers in each repeat */
 } bench_problem;
 
 /* Ceilings of this machine, all threads at once, measured in the same run. */
@@ -52,6 +53,13 @@ typedef struct bench_ceiling {
     char library[64];    /* which */
 } bench_ceiling;
 
+/* Ratio of two times taken in turns: the median over pairs, and the 95 % confidence interval of that median. */
+typedef struct bench_ratio {
+    double low;
+    double median;
+    double high;
+} bench_ratio;
+
 typedef struct bench_result {
     double us[BENCH_NUM_OPS]; /* median over repeats of the slowest rank */
     double us_low[BENCH_NUM_OPS];
@@ -59,17 +67,19 @@ typedef struct bench_result {
     double fused_layer_us; /* medians of whole passes, slowest rank */
     double serial_layer_us;
     double unfused_layer_us;
-    double main_gflops; /* inside the tiles of the fused calls, all threads */
-    int64_t rows;       /* over all ranks */
-    int64_t carried;    /* (token, rank) pairs that crossed or stayed */
-    int64_t tokens;     /* over all ranks */
+    bench_ratio fused_gain;  /* unfused over fused */
+    bench_ratio serial_gain; /* unfused over serial */
+    double main_gflops;      /* inside the tiles of the fused calls, all threads */
+    int64_t rows;            /* over all ranks */
+    int64_t carried;         /* (token, rank) pairs that crossed or stayed */
+    int64_t tokens;          /* over all ranks */
     bench_ceiling ceiling;
 } bench_result;
 
 /* Runs the problem; errors are in epf_last_error(). */
 epf_status bench_measure(const bench_problem *problem, bench_result *result);
 
-enum { BENCH_MAX_RANKS = 64 };
+enum { BENCH_MAX_RANKS = 64, BENCH_MAX_SAMPLES = 1000 /* of one piece */ };
 
 /* The fused operations on CUDA devices, printed, and appended to json_path unless it is NULL. */
 epf_status bench_device_run(const bench_problem *problem, const char *json_path);
@@ -86,8 +96,17 @@ void bench_ceilings_destroy(bench_ceilings *ceilings);
 epf_status bench_ceilings_sample(bench_ceilings *ceilings, double *dense_gflops, double *copy_gbs);
 const char *bench_ceilings_library(const bench_ceilings *ceilings);
 
-/* Index of the p-quantile of n ascending values. */
+/* The p-quantile of values, which are put in ascending order. */
 double bench_quantile(double *values, int32_t count, double p);
+/* The slowest rank's time of each of `count` samples, at most BENCH_MAX_SAMPLES. */
+void bench_slowest_each(double *const *samples, int32_t num_ranks, int32_t count, double *worst);
+/* The p-quantile of those. */
+double bench_slowest(double *const *samples, int32_t num_ranks, int32_t count, double p);
+/*
+ * Ratio of pairs taken next to each other, so that a drift of the machine is on both sides.  The interval is that of
+ * order statistics, n/2 -+ 0.98 sqrt(n) of the ratios in ascending order: it asks nothing of their distribution.
+ */
+bench_ratio bench_paired_ratio(const double *above, const double *below, int32_t count);
 
 const char *bench_op_name(bench_op op);
 

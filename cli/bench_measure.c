@@ -83,19 +83,6 @@ const char *bench_op_name(bench_op op)
     return names[op];
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return x < y ? -1 : x > y ? 1 : 0;
-}
-
-double bench_quantile(double *values, int32_t count, double p)
-{
-    qsort(values, (size_t)count, sizeof *values, compare_doubles);
-    return values[(int32_t)(p * (count - 1) + 0.5)];
-}
-
 static uint64_t next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -352,6 +339,20 @@ static epf_status run_pass(bench_rank *b, int32_t pass, bool is_profiled)
                                is_profiled ? "bench_unfused_combine" : NULL);
 }
 
+/* Whole layers in turns; who goes first changes. */
+static epf_status run_passes(bench_rank *b, int32_t iteration)
+{
+    const int32_t passes = b->problem->passes;
+    for (int32_t turn = 0; turn < (iteration >= 0 ? passes : 1); turn++) {
+        for (int32_t k = 0; k < NUM_PASSES; k++) {
+            const int32_t pass = (k + turn + iteration + WARMUP) % NUM_PASSES;
+            TIMED(b, run_pass(b, pass, false),
+                  iteration >= 0 ? &b->pass_us[pass][iteration * passes + turn] : NULL);
+        }
+    }
+    return EPF_OK;
+}
+
 static epf_status run_rank(bench_rank *b)
 {
     EPF_TRY(prepare(b));
@@ -370,10 +371,7 @@ static epf_status run_rank(bench_rank *b)
         TIMED(b, run_combine(b, EPF_COMBINE_SERIAL, false),
               sample(b, BENCH_GEMM_COMBINE_SERIAL, i));
         EPF_TRY(unfused_pieces(b, i));
-        for (int32_t k = 0; k < NUM_PASSES; k++) {
-            const int32_t pass = (k + i + WARMUP) % NUM_PASSES; /* turns: who goes first changes */
-            TIMED(b, run_pass(b, pass, false), i >= 0 ? &b->pass_us[pass][i] : NULL);
-        }
+        EPF_TRY(run_passes(b, i));
     }
     EPF_TRY(run_pass(b, PASS_UNFUSED, true));
     return run_pass(b, PASS_FUSED, true);
@@ -388,19 +386,6 @@ static void *rank_main(void *argument)
         strncpy(b->error, epf_last_error(), sizeof b->error - 1);
     }
     return NULL;
-}
-
-/* Quantile over repeats of the slowest rank's time. */
-static double slowest(double *const *samples, int32_t num_ranks, int32_t repeat, double p)
-{
-    double worst[1024];
-    for (int32_t i = 0; i < repeat && i < 1024; i++) {
-        worst[i] = 0.0;
-        for (int32_t r = 0; r < num_ranks; r++) {
-            worst[i] = samples[r][i] > worst[i] ? samples[r][i] : worst[i];
-        }
-    }
-    return bench_quantile(worst, repeat < 1024 ? repeat : 1024, p);
 }
 
 static void count_rows(const bench_rank *ranks, bench_result *result)
@@ -453,23 +438,28 @@ static epf_status read_main_rate(const bench_problem *p, bench_result *result)
 static epf_status collect(const bench_rank *ranks, bench_result *result)
 {
     const bench_problem *const p = ranks[0].problem;
-    double *samples[1024];
+    const int32_t num_passes = p->repeat * p->passes;
+    double each[NUM_PASSES][BENCH_MAX_SAMPLES];
+    double *samples[BENCH_MAX_RANKS];
     double *const layers[NUM_PASSES] = {&result->fused_layer_us, &result->serial_layer_us,
                                         &result->unfused_layer_us};
     for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
         for (int32_t r = 0; r < p->num_ranks; r++) {
             samples[r] = ranks[r].us[op];
         }
-        result->us[op] = slowest(samples, p->num_ranks, p->repeat, 0.5);
-        result->us_low[op] = slowest(samples, p->num_ranks, p->repeat, 0.1);
-        result->us_high[op] = slowest(samples, p->num_ranks, p->repeat, 0.99);
+        result->us[op] = bench_slowest(samples, p->num_ranks, p->repeat, 0.5);
+        result->us_low[op] = bench_slowest(samples, p->num_ranks, p->repeat, 0.1);
+        result->us_high[op] = bench_slowest(samples, p->num_ranks, p->repeat, 0.99);
     }
     for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
         for (int32_t r = 0; r < p->num_ranks; r++) {
             samples[r] = ranks[r].pass_us[pass];
         }
-        *layers[pass] = slowest(samples, p->num_ranks, p->repeat, 0.5);
+        bench_slowest_each(samples, p->num_ranks, num_passes, each[pass]);
+        *layers[pass] = bench_slowest(samples, p->num_ranks, num_passes, 0.5);
     }
+    result->fused_gain = bench_paired_ratio(each[PASS_UNFUSED], each[PASS_FUSED], num_passes);
+    result->serial_gain = bench_paired_ratio(each[PASS_UNFUSED], each[PASS_SERIAL], num_passes);
     result->ceiling.dense_gflops = bench_quantile(ranks[0].dense_gflops, p->repeat, 0.5);
     result->ceiling.copy_gbs = bench_quantile(ranks[0].copy_gbs, p->repeat, 0.5);
     strncpy(result->ceiling.library, bench_ceilings_library(ranks[0].ceilings),
@@ -518,7 +508,7 @@ static epf_status make_ranks(const bench_problem *p, bench_gate *gate, bench_ran
             is_there = is_there && ranks[r].us[op] != NULL;
         }
         for (int32_t pass = 0; pass < NUM_PASSES; pass++) {
-            ranks[r].pass_us[pass] = epf_alloc((size_t)p->repeat, sizeof(double));
+            ranks[r].pass_us[pass] = epf_alloc((size_t)(p->repeat * p->passes), sizeof(double));
             is_there = is_there && ranks[r].pass_us[pass] != NULL;
         }
         ranks[r].dense_gflops = epf_alloc((size_t)p->repeat, sizeof(double));

@@ -30,6 +30,7 @@ typedef struct bench_options {
     int32_t num_experts; /* 0: what fits in memory_gib */
     int32_t num_workers;
     int32_t repeat;
+    int32_t passes;
     int32_t dtype;
     int32_t backend;
     double memory_gib;
@@ -38,36 +39,32 @@ typedef struct bench_options {
 
 static const char help[] =
     "usage: epfuse bench [--preset NAME] [--ranks W] [--tokens T] [--experts E] [--workers N]\n"
-    "                    [--routing uniform|zipf] [--dtype bf16|fp16|fp32] [--repeat N] [--seed "
-    "N]\n"
-    "                    [--memory GIB] [--device cpu|cuda] [--json FILE] [--svg FILE]\n\n"
-    "Times the fused operations and, taking turns, the same kernels one phase after another, with "
-    "random\n"
-    "normal data.  H, N and top-k are the preset's; experts are cut to what fits in --memory "
-    "(default 3 GiB\n"
-    "of packed weights) and to 512 rows each, tokens are --tokens per rank (default 256).  Each "
-    "time is the slowest "
-    "rank's, the\n"
-    "median over --repeat (default 20).  Ceilings are measured in the same run, all threads at "
-    "once.\n"
+    "                    [--routing uniform|zipf] [--dtype bf16|fp16|fp32] [--repeat N]\n"
+    "                    [--passes N] [--seed N] [--memory GIB] [--device cpu|cuda]\n"
+    "                    [--json FILE] [--svg FILE]\n\n"
+    "Times the fused operations and, taking turns, the same kernels one phase after another, with\n"
+    "random normal data.  H, N and top-k are the preset's; experts are cut to what fits in "
+    "--memory\n"
+    "(default 3 GiB of packed weights) and to 512 rows each, tokens are --tokens per rank "
+    "(default\n"
+    "256).  Each time is the slowest rank's, the median over --repeat (default 20), whole layers\n"
+    "--passes times in each (default 1).  A ratio is the median over pairs run next to each "
+    "other,\n"
+    "in brackets its 95 % confidence interval.  Ceilings are measured in the same run, all "
+    "threads\n"
+    "at once.\n"
     "--device cuda times the fused operations alone, on Hopper GPUs, where ranks take turns.\n"
     "--json appends one line per operation, --svg draws the unfused pass above the fused one.\n";
 
-static const struct option options[] = {{"preset", required_argument, NULL, 'p'},
-                                        {"ranks", required_argument, NULL, 'r'},
-                                        {"tokens", required_argument, NULL, 't'},
-                                        {"experts", required_argument, NULL, 'e'},
-                                        {"workers", required_argument, NULL, 'w'},
-                                        {"routing", required_argument, NULL, 'o'},
-                                        {"dtype", required_argument, NULL, 'd'},
-                                        {"repeat", required_argument, NULL, 'n'},
-                                        {"seed", required_argument, NULL, 's'},
-                                        {"memory", required_argument, NULL, 'm'},
-                                        {"json", required_argument, NULL, 'j'},
-                                        {"svg", required_argument, NULL, 'g'},
-                                        {"device", required_argument, NULL, 'D'},
-                                        {"help", no_argument, NULL, 'h'},
-                                        {NULL, 0, NULL, 0}};
+static const struct option options[] = {
+    {"preset", required_argument, NULL, 'p'},  {"ranks", required_argument, NULL, 'r'},
+    {"tokens", required_argument, NULL, 't'},  {"experts", required_argument, NULL, 'e'},
+    {"workers", required_argument, NULL, 'w'}, {"routing", required_argument, NULL, 'o'},
+    {"dtype", required_argument, NULL, 'd'},   {"repeat", required_argument, NULL, 'n'},
+    {"passes", required_argument, NULL, 'a'},  {"seed", required_argument, NULL, 's'},
+    {"memory", required_argument, NULL, 'm'},  {"json", required_argument, NULL, 'j'},
+    {"svg", required_argument, NULL, 'g'},     {"device", required_argument, NULL, 'D'},
+    {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
 
 static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
 {
@@ -102,6 +99,9 @@ static epf_status parse(int argc, char **argv, bench_options *o, bool *is_help)
         case 'n':
             EPF_TRY(cli_parse_int32("--repeat", optarg, 1, &o->repeat));
             break;
+        case 'a':
+            EPF_TRY(cli_parse_int32("--passes", optarg, 1, &o->passes));
+            break;
         case 's':
             EPF_TRY(cli_parse_int("--seed", optarg, 0, INT32_MAX, &o->seed));
             break;
@@ -134,7 +134,9 @@ static epf_status check(const bench_options *o)
                   "--ranks, --workers: at most 64 each");
     EPF_CHECK_ARG(o->backend == EPF_BACKEND_CPU || o->svg_path == NULL,
                   "--svg: draws the CPU's workers, not --device cuda");
-    EPF_CHECK_ARG(o->repeat <= 1000, "--repeat: %d, must be 1..1000", o->repeat);
+    EPF_CHECK_ARG((int64_t)o->repeat * o->passes <= BENCH_MAX_SAMPLES,
+                  "--repeat %d, --passes %d: their product must be at most %d", o->repeat,
+                  o->passes, BENCH_MAX_SAMPLES);
     EPF_CHECK_ARG(o->preset == NULL || epf_preset_find(o->preset) != NULL,
                   "--preset: '%s' is none of dsv3, qwen3-235b, mixtral, example, test", o->preset);
     return EPF_OK;
@@ -178,6 +180,7 @@ static bench_problem problem_of(const bench_options *o, const epf_preset *preset
     p.is_zipf = strcmp(o->routing, "zipf") == 0;
     p.seed = (uint64_t)o->seed;
     p.repeat = o->repeat;
+    p.passes = o->passes;
     return p;
 }
 
@@ -269,29 +272,60 @@ static void print_result(const bench_problem *p, const bench_result *r)
     print_row("layer, fused", r->fused_layer_us, layer_floor_us(p, r));
     print_row("layer, serial", r->serial_layer_us, layer_floor_us(p, r));
     print_row("layer, unfused", r->unfused_layer_us, layer_floor_us(p, r));
-    printf("  fused over unfused %.3fx; GEMM inside the fused calls %.0f GFLOP/s, %.1f %% of the "
-           "dense "
-           "product;\n  dispatch + combine alone %.1f GB/s, %.1f %% of memcpy; token saving %.1f "
-           "%%\n\n",
-           r->unfused_layer_us / r->fused_layer_us, r->main_gflops,
+    printf("  fused over unfused %.3fx (%.3f to %.3f), serial over unfused %.3fx (%.3f to %.3f);\n"
+           "  GEMM inside the fused calls %.0f GFLOP/s, %.1f %% of the dense product;\n"
+           "  dispatch + combine alone %.1f GB/s, %.1f %% of memcpy; token saving %.1f %%\n\n",
+           r->fused_gain.median, r->fused_gain.low, r->fused_gain.high, r->serial_gain.median,
+           r->serial_gain.low, r->serial_gain.high, r->main_gflops,
            100.0 * r->main_gflops / r->ceiling.dense_gflops, bytes / moved * 1e-3,
            100.0 * bytes / moved * 1e-3 / r->ceiling.copy_gbs,
            100.0 * (1.0 - (double)r->carried / (double)r->rows));
 }
 
-static int write_line(FILE *f, const bench_problem *p, const bench_result *r, const char *op,
-                      double us, const double *spread, bench_work w)
+enum { SHAPE_BYTES = 256 };
+
+static void name_shape(const bench_problem *p, char *shape)
 {
-    char shape[256];
-    char device[256];
-    const double floor = floor_us(r, w);
-    json_t *line;
-    int written;
-    cli_device_name(device, sizeof device);
-    (void)snprintf(shape, sizeof shape, "%s/W%dE%dK%dT%dH%dN%dI%d/%s/%s/seed%llu", p->preset,
+    (void)snprintf(shape, SHAPE_BYTES, "%s/W%dE%dK%dT%dH%dN%dI%d/%s/%s/seed%llu", p->preset,
                    p->num_ranks, p->num_experts, p->topk, p->num_tokens, p->hidden, p->columns,
                    p->intermediate, epf_dtype_name(p->dtype), p->is_zipf ? "zipf" : "uniform",
                    (unsigned long long)p->seed);
+}
+
+/* Takes the line, NULL included. */
+static int dump_line(FILE *f, json_t *line)
+{
+    int written;
+    if (line == NULL) {
+        return -1;
+    }
+    written = json_dumpf(line, f, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    json_decref(line);
+    return written == 0 ? fputc('\n', f) : -1;
+}
+
+static int write_ratio(FILE *f, const bench_problem *p, const char *op, const bench_ratio *ratio)
+{
+    char shape[SHAPE_BYTES];
+    char device[256];
+    name_shape(p, shape);
+    cli_device_name(device, sizeof device);
+    return dump_line(f, json_pack("{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:s, s:s}", "op", op,
+                                  "shape", shape, "n", p->repeat * p->passes, "threads",
+                                  p->num_ranks * p->num_workers, "ratio_low", ratio->low,
+                                  "ratio_p50", ratio->median, "ratio_high", ratio->high, "rev",
+                                  EPF_COMMIT, "device", device));
+}
+
+static int write_line(FILE *f, const bench_problem *p, const bench_result *r, const char *op,
+                      double us, const double *spread, bench_work w)
+{
+    char shape[SHAPE_BYTES];
+    char device[256];
+    const double floor = floor_us(r, w);
+    json_t *line;
+    name_shape(p, shape);
+    cli_device_name(device, sizeof device);
     line = json_pack(
         "{s:s, s:s, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:s, s:s}", "op",
         op, "shape", shape, "n", p->repeat, "threads", p->num_ranks * p->num_workers, "us_p10",
@@ -300,12 +334,7 @@ static int write_line(FILE *f, const bench_problem *p, const bench_result *r, co
         floor > 0.0 ? 100.0 * floor / us : 0.0, "dense_gflops", r->ceiling.dense_gflops, "copy_gbs",
         r->ceiling.copy_gbs, "tile_gflops", r->main_gflops, "library", r->ceiling.library, "rev",
         EPF_COMMIT, "device", device);
-    if (line == NULL) {
-        return -1;
-    }
-    written = json_dumpf(line, f, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    json_decref(line);
-    return written == 0 ? fputc('\n', f) : -1;
+    return dump_line(f, line);
 }
 
 static epf_status write_lines(const char *path, const bench_problem *p, const bench_result *r)
@@ -331,6 +360,8 @@ static epf_status write_lines(const char *path, const bench_problem *p, const be
     is_bad = write_line(f, p, r, "layer_fused", r->fused_layer_us, NULL, layer) < 0 || is_bad;
     is_bad = write_line(f, p, r, "layer_serial", r->serial_layer_us, NULL, layer) < 0 || is_bad;
     is_bad = write_line(f, p, r, "layer_unfused", r->unfused_layer_us, NULL, layer) < 0 || is_bad;
+    is_bad = write_ratio(f, p, "unfused_over_fused", &r->fused_gain) < 0 || is_bad;
+    is_bad = write_ratio(f, p, "unfused_over_serial", &r->serial_gain) < 0 || is_bad;
     is_bad = fclose(f) != 0 || is_bad;
     return is_bad ? EPF_FAIL(EPF_E_FILE, "%s: writing failed", path) : EPF_OK;
 }
@@ -358,6 +389,7 @@ int cli_bench(int argc, char **argv)
                        .num_tokens = 256,
                        .num_workers = 1,
                        .repeat = 20,
+                       .passes = 1,
                        .dtype = EPF_DTYPE_BF16,
                        .backend = EPF_BACKEND_CPU,
                        .memory_gib = 3.0};
