@@ -457,7 +457,10 @@ EPF_API epf_status epf_dispatch_group_gemm(epf_op *op, const epf_dispatch_group_
 
 typedef enum epf_combine_mode {
     EPF_COMBINE_SERIAL = 0,
-    EPF_COMBINE_FUSE_SCATTER = 1
+    EPF_COMBINE_FUSE_SCATTER = 1,
+    EPF_COMBINE_AUTO =
+        2 /* the faster one as measured: fuse_scatter among several ranks on CUDA and with
+                            optional_sm or num_reduce_sms, else serial; the same bits */
 } epf_combine_mode;
 
 typedef struct epf_group_gemm_combine_args {

@@ -39,7 +39,7 @@ typedef struct epf_layer_forward_args {
     epf_tensor output;             /* [T, H] token type, out */
     bool keep_for_backward;        /* default true: the context keeps rows and projections */
     int32_t comm_buffer_id;        /* default 0 */
-    int32_t combine_mode;          /* epf_combine_mode; default FUSE_SCATTER */
+    int32_t combine_mode;          /* epf_combine_mode; default AUTO */
     int32_t num_tail_sms;          /* as in dispatch; default 0 */
     bool use_block_wise_barrier;   /* default true */
     bool enable_profiler;          /* default false */
@@ -72,7 +72,7 @@ typedef struct epf_layer_backward_args {
     epf_tensor grad_w13;                   /* [L, 2I, H] token type or fp32, out, optional */
     epf_tensor grad_w2;                    /* [L, H, I] token type or fp32, out, optional */
     int32_t comm_buffer_id;                /* default 0 */
-    int32_t combine_mode;                  /* epf_combine_mode; default FUSE_SCATTER */
+    int32_t combine_mode;                  /* epf_combine_mode; default AUTO */
 } epf_layer_backward_args;
 
 EPF_API epf_status epf_layer_backward_args_init_sized(epf_layer_backward_args *args,

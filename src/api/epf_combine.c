@@ -51,41 +51,47 @@ static epf_status check_inputs(combine *c)
     return EPF_OK;
 }
 
-/* Workers of its own for scattering or summing, where there are none to be had. */
-static epf_status check_own_workers(const epf_op *op, const epf_group_gemm_combine_args *a)
+epf_status epf_combine_check_mode(int32_t mode)
 {
-    const char *const name = a->optional_sm > 0 ? "optional_sm" : "num_reduce_sms";
-    const int32_t wanted = a->optional_sm > 0 ? a->optional_sm : a->num_reduce_sms;
-    if (wanted > 0 && op->backend->on_device) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "%s: %d, but on a device every CTA multiplies, brings rows back and sums",
-                        name, wanted);
+    EPF_CHECK_ARG(mode >= EPF_COMBINE_SERIAL && mode <= EPF_COMBINE_AUTO,
+                  "combine_mode: %d, must be 0 (serial), 1 (fuse_scatter) or 2 (auto)", mode);
+    return EPF_OK;
+}
+
+/* Workers of its own for scattering or summing: in fuse_scatter, and some must be left to multiply. */
+static epf_status check_own_workers(const epf_op *op, const epf_group_gemm_combine_args *a,
+                                    int32_t workers)
+{
+    const bool is_first = a->optional_sm > 0;
+    const char *const name = is_first ? "optional_sm" : "num_reduce_sms";
+    const int32_t wanted = is_first ? a->optional_sm : a->num_reduce_sms;
+    const int32_t other = is_first ? a->num_reduce_sms : a->optional_sm;
+    const int64_t taken = (int64_t)wanted + other;
+    if (wanted == 0) {
+        return EPF_OK;
     }
-    if (wanted > 0 && a->combine_mode == EPF_COMBINE_SERIAL) {
+    if (a->combine_mode == EPF_COMBINE_SERIAL) {
         return EPF_FAIL(EPF_E_UNSUPPORTED,
                         "%s: %d, but in serial mode all workers multiply first, then all sum", name,
                         wanted);
     }
+    EPF_CHECK_ARG((op->backend->on_device ? (taken + 1) / 2 * 2 : taken) < workers,
+                  "%s: %d with the other at %d, together%s below the %d workers: one must multiply",
+                  name, wanted, other, op->backend->on_device ? ", in pairs of CTAs," : "",
+                  workers);
     return EPF_OK;
 }
 
 static epf_status place_workers(const combine *c, epf_phase *phase)
 {
     const epf_group_gemm_combine_args *const a = &c->args;
-    const int32_t workers = phase->num_workers;
     EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
                       a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
                   "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
     EPF_CHECK_ARG(a->optional_sm >= 0, "optional_sm: %d, must be at least 0", a->optional_sm);
     EPF_CHECK_ARG(a->num_reduce_sms >= 0, "num_reduce_sms: %d, must be at least 0",
                   a->num_reduce_sms);
-    EPF_TRY(check_own_workers(c->op, a));
-    EPF_CHECK_ARG((int64_t)a->optional_sm + a->num_reduce_sms < workers ||
-                      (a->optional_sm == 0 && a->num_reduce_sms == 0),
-                  "%s: %d with the other at %d, together below the %d workers: one must multiply",
-                  a->optional_sm > 0 ? "optional_sm" : "num_reduce_sms",
-                  a->optional_sm > 0 ? a->optional_sm : a->num_reduce_sms,
-                  a->optional_sm > 0 ? a->num_reduce_sms : a->optional_sm, workers);
+    EPF_TRY(check_own_workers(c->op, a, phase->num_workers));
     phase->kind = a->combine_mode == EPF_COMBINE_SERIAL ? EPF_PHASE_COMBINE_SERIAL
                                                         : EPF_PHASE_COMBINE_SCATTER;
     phase->direct = a->optional_sm == EPF_AUTO;
@@ -235,14 +241,10 @@ static epf_status resolve_outputs(combine *c)
     const epf_room gates = {c->op, &c->set->output_gate, l->num_tokens, max_tokens};
     const epf_room tokens = {c->op, &c->set->combine_output, l->num_tokens, max_tokens};
     EPF_TRY(epf_tensor_check(&c->args.optional_signal_tensor, &signal));
-    if (epf_tensor_given(&c->args.optional_signal_tensor) && !op->backend->tile_signal) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "optional_signal_tensor: given, but this backend does not count N-tiles");
-    }
     if (has_gate(c)) {
         EPF_TRY(epf_output_of(&c->args.output_gate, &gate, &gates, &c->result.output_gate));
     }
-    if (!c->launch.call.phase.direct && !op->backend->on_device) {
+    if (!c->launch.call.phase.direct) {
         EPF_TRY(epf_op_memory_reserve(
             c->op, &c->op->staged, epf_op_max_rows(op, l, c->set) * epf_shape_row_bytes(&op->shape),
             "rows before scatter"));

@@ -1,8 +1,11 @@
-/* epf_combine.h: the weight gradient's part of combine's arguments, shared with the layer. */
+/* epf_combine.h: what the layer takes from combine: its mode's check, the weight gradient's part of the arguments. */
 #ifndef EPF_COMBINE_H
 #define EPF_COMBINE_H
 
 #include "api/epf_backend.h"
+
+/* Refuses what is none of epf_combine_mode. */
+epf_status epf_combine_check_mode(int32_t mode);
 
 /* The gradient's tensors and blocks, checked against the layout. */
 epf_status epf_grad_check(const epf_op *op, const epf_layout *layout,

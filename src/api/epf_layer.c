@@ -215,9 +215,7 @@ static epf_status check_forward(const epf_op *op, const epf_layer_forward_args *
                   "num_tail_sms: %d, must be 0..%d: below the workers", a->num_tail_sms,
                   op->num_working - 1);
     EPF_TRY(check_profile(op, a));
-    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
-                      a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
-                  "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
+    EPF_TRY(epf_combine_check_mode(a->combine_mode));
     return epf_op_check_set(op, a->comm_buffer_id);
 }
 
@@ -414,9 +412,7 @@ static epf_status check_backward(epf_op *op, const epf_layer_context *c,
     for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
         EPF_TRY(epf_tensor_check(tensors[i], &wants[i]));
     }
-    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
-                      a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
-                  "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
+    EPF_TRY(epf_combine_check_mode(a->combine_mode));
     EPF_TRY(check_backward_weights(op, c, a));
     return epf_op_check_set(op, a->comm_buffer_id);
 }

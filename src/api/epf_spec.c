@@ -66,7 +66,7 @@ static void forward_defaults(void *out)
 {
     epf_layer_forward_args *const a = out;
     a->keep_for_backward = true;
-    a->combine_mode = EPF_COMBINE_FUSE_SCATTER;
+    a->combine_mode = EPF_COMBINE_AUTO;
     a->use_block_wise_barrier = true;
     a->profile_file_name = "layer";
 }
@@ -74,7 +74,7 @@ static void forward_defaults(void *out)
 static void backward_defaults(void *out)
 {
     epf_layer_backward_args *const a = out;
-    a->combine_mode = EPF_COMBINE_FUSE_SCATTER;
+    a->combine_mode = EPF_COMBINE_AUTO;
 }
 
 #define SPEC(name, type, defaults)                                              \

@@ -292,7 +292,7 @@ static const int_field kCombineInts[] = {
     {AT(C, num_reduce_sms), BAD(-1, INT_MIN), EPF_E_INVALID},
     {AT(C, num_reduce_sms), BAD(1, INT_MAX), EPF_E_UNSUPPORTED},
     {AT(C, num_warps), BAD(-1, INT_MIN, 0, 33, INT_MAX), EPF_E_INVALID},
-    {AT(C, combine_mode), BAD(-1, INT_MIN, 2, INT_MAX), EPF_E_INVALID},
+    {AT(C, combine_mode), BAD(-1, INT_MIN, 3, INT_MAX), EPF_E_INVALID},
     {AT(C, grad_block_size_m), BAD(-1, INT_MIN, INT_MAX), EPF_E_INVALID},
     {AT(C, grad_block_size_n), BAD(-1, INT_MIN, INT_MAX), EPF_E_INVALID},
     {AT(C, grad_block_size_k), BAD(-1, INT_MIN), EPF_E_INVALID},

@@ -15,15 +15,15 @@ typedef struct layer_variant {
     int32_t grad_dtype; /* of the weights' gradients; 0: not asked for, but with token_grads */
     int32_t num_tail_sms, num_workers, buffer;
     bool token_grads; /* in the token type */
-    bool packed, serial, expert_wise, processes;
+    bool packed, serial, scatters, expert_wise, processes;
 } layer_variant;
 
 static const layer_variant kVariants[] = {
     {.name = "defaults", .grad_dtype = EPF_DTYPE_F32},
     {.name = "serial", .serial = true, .expert_wise = true, .token_grads = true},
-    {.name = "packed", .packed = true, .grad_dtype = EPF_DTYPE_F32, .buffer = 1},
-    {.name = "two-stage", .num_tail_sms = 1, .num_workers = 3},
-    {.name = "processes", .processes = true, .grad_dtype = EPF_DTYPE_F32},
+    {.name = "packed", .packed = true, .scatters = true, .grad_dtype = EPF_DTYPE_F32, .buffer = 1},
+    {.name = "two-stage", .scatters = true, .num_tail_sms = 1, .num_workers = 3},
+    {.name = "processes", .processes = true, .scatters = true, .grad_dtype = EPF_DTYPE_F32},
 };
 
 static bool has_grads(const layer_variant *v)
@@ -141,7 +141,9 @@ static bool forward(layer_rank *k)
     args.comm_buffer_id = v->buffer;
     args.num_tail_sms = v->num_tail_sms;
     args.use_block_wise_barrier = !v->expert_wise;
-    args.combine_mode = v->serial ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER;
+    args.combine_mode = v->serial     ? EPF_COMBINE_SERIAL
+                        : v->scatters ? EPF_COMBINE_FUSE_SCATTER
+                                      : EPF_COMBINE_AUTO;
     if (v->packed) {
         args.weights.packed_w13 = k->r.w1;
         args.weights.packed_w2 = k->r.w2;
@@ -186,7 +188,9 @@ static bool backward(layer_rank *k)
     args.grad_input = k->grad_input.tensor;
     args.grad_weight = k->grad_weight.tensor;
     args.comm_buffer_id = v->buffer;
-    args.combine_mode = v->serial ? EPF_COMBINE_SERIAL : EPF_COMBINE_FUSE_SCATTER;
+    args.combine_mode = v->serial     ? EPF_COMBINE_SERIAL
+                        : v->scatters ? EPF_COMBINE_FUSE_SCATTER
+                                      : EPF_COMBINE_AUTO;
     if (has_grads(v)) {
         args.grad_w13 = op_reshape3(k->grad_w13.tensor, local, p->num_columns, p->hidden);
         args.grad_w2 = op_reshape3(k->grad_w2.tensor, local, p->hidden, p->num_columns / 2);

@@ -165,7 +165,7 @@ static const params_field kCombine[] = {
     INT_UNSUPPORTED(num_reduce_sms, 0, 0),
     TENSOR(optional_signal_tensor, ROWS_MORE),
     INT(num_warps, 1, 32, 1),
-    INT(combine_mode, 0, 1, 1),
+    INT(combine_mode, 0, 2, 1),
     TENSOR(grad_output, REQUIRED | ROWS_MORE | LAST_FREE),
     TENSOR(orig_input, REQUIRED | ROWS_MORE | LAST_FREE),
     TENSOR(grad_weight, REQUIRED),
@@ -196,7 +196,7 @@ static const params_field kForward[] = {
     TENSOR(output, REQUIRED),
     FREE(keep_for_backward, "bool"),
     INT(comm_buffer_id, 0, PARAMS_SETS - 1, 1),
-    INT(combine_mode, 0, 1, 1),
+    INT(combine_mode, 0, 2, 1),
     INT(num_tail_sms, 0, PARAMS_WORKERS - 1, 1),
     FREE(use_block_wise_barrier, "bool"),
     FREE(enable_profiler, "bool"),
@@ -217,7 +217,7 @@ static const params_field kBackward[] = {
     TENSOR(grad_w13, 0),
     TENSOR(grad_w2, 0),
     INT(comm_buffer_id, 0, PARAMS_SETS - 1, 1),
-    INT(combine_mode, 0, 1, 1),
+    INT(combine_mode, 0, 2, 1),
 };
 #undef S
 
