@@ -186,9 +186,6 @@ static int check_complete(int argc, char **argv, run_options *o)
     if (o->join && o->processes) {
         return cli_fail(CLI_USAGE, "run: --join and --processes exclude each other");
     }
-    if (o->profile != NULL && o->backend == EPF_BACKEND_CUDA) {
-        return cli_fail(CLI_USAGE, "run: --profile records the CPU's workers, not --device cuda");
-    }
     if (!o->join && o->num_ranks == 0) {
         o->num_ranks = 1;
     }

@@ -217,6 +217,9 @@ EPF_API epf_status epf_op_barrier(epf_op *op);
  *   - A call with buffers of capacity size can be captured in a CUDA graph, once the same call has been made outside of
  *     it (which takes the operator's memory).  T is then part of the graph.  After a replay epf_op_synchronize() comes before
  *     epf_layout_get().  All ranks replay alike.
+ *   - A profiled call (enable_profiler) records on the device, waits for its stream and writes its file before it returns: a
+ *     rank must not wait in it for another rank's call of the same thread.  While the stream is being captured it is
+ *     refused: EPF_E_STATE.
  *   - Tokens are bf16 or fp16; matrices start at, and have rows at, multiples of 16 bytes; tensors of weights are dense.
  */
 
@@ -411,7 +414,7 @@ typedef struct epf_dispatch_group_gemm_args {
     int32_t activation;          /* epf_activation; SWIGLU needs weight, see activation_output */
     epf_tensor activation_output; /* [>= R, N / 2] token type, out; required by SWIGLU */
     bool keep_gemm_output; /* default true; false with SWIGLU: only the activation is written */
-    bool enable_profiler;  /* default false; CPU only */
+    bool enable_profiler;  /* default false; CUDA: the call is waited for */
     const char *profile_file_name; /* prof/mega/<name>_rank_<r>.perfetto-trace */
 } epf_dispatch_group_gemm_args;
 
@@ -500,7 +503,7 @@ typedef struct epf_group_gemm_combine_args {
     int32_t grad_block_size_n;            /* tile along K''; EPF_AUTO: 512; CUDA: 256 */
     int32_t grad_block_size_k; /* rows summed per step; EPF_AUTO: all of an expert's; CUDA: 64 */
     int32_t grad_group_size_m; /* default 3 */
-    bool enable_profiler;      /* default false */
+    bool enable_profiler;      /* default false; CUDA: the call is waited for */
     const char *profile_file_name; /* default "mega_group_gemm_combine" */
 } epf_group_gemm_combine_args;
 

@@ -42,7 +42,7 @@ typedef struct epf_layer_forward_args {
     int32_t combine_mode;          /* epf_combine_mode; default AUTO */
     int32_t num_tail_sms;          /* as in dispatch; default 0 */
     bool use_block_wise_barrier;   /* default true */
-    bool enable_profiler;          /* default false */
+    bool enable_profiler;          /* default false; CUDA: the calls are waited for */
     const char *profile_file_name; /* default "layer"; the phase's name is added */
 } epf_layer_forward_args;
 
