@@ -9,6 +9,7 @@
 #     sanitizers  compute-sanitizer memcheck, racecheck, synccheck, initcheck on small sizes
 #     crosscheck  bench/cuda/crosscheck.py: the command against transformers
 #     bench       bench/cuda/bench_layer.py: a short run
+#     node        on several GPUs: one process on each, by both ways they share memory; then bench/cuda/node.py
 #
 # PASS, FAIL, SKIP or NOT RUN (the stage's time was up) for each program, a count at the end; exit 1 if anything
 # failed or did not run.  Each stage has a limit of its own, EPFUSE_SUITE_LIMIT=SECONDS sets another; tests and
@@ -60,7 +61,7 @@ pack() {
   done < <(list_tests "$build")
   mkdir -p "$stage/bin" "$stage/lib"
   cp "$build/bin/epfuse" "$stage/bin/" || return 1
-  find "$build" -maxdepth 2 -name 'libepfuse.so*' -exec cp -P {} "$stage/lib/" \;
+  find "$build" -maxdepth 3 \( -name 'libepfuse.so*' -o -name libepfgemm.so \) -exec cp -P {} "$stage/lib/" \;
   # What the programs link beside the system's own libraries.
   ldd "$stage"/tests/*/test_* "$stage/bin/epfuse" 2>/dev/null |
     awk '/(dnnl|xsmm|jansson|gomp|blas|gfortran|quadmath|numa)[^ ]* => \// {print $3}' | sort -u |
@@ -181,6 +182,24 @@ stage_bench() {
   cat "$LOGS/bench.log"
 }
 
+# Ranks as threads, each on a device of its own, are in the stage tests.
+stage_node() {
+  local gpus transport own
+  gpus=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU ')
+  for own in 2 4 8; do
+    ((own <= gpus && gpus > 1)) || continue
+    for transport in ipc nvshmem; do
+      one "node.memory.$transport.$own" 60 "$BUILD/tests/cuda/test_memory_cuda" "$transport" "$own"
+      one "node.op.$transport.$own" 60 env EPFUSE_TEST_BACKEND=cuda "EPFUSE_CUDA_TRANSPORT=$transport" \
+        "$BUILD/tests/cuda/test_op_processes" "$own"
+    done
+  done
+  # shellcheck disable=SC2046,SC2086  # options are words
+  one node "${EPFUSE_SUITE_LIMIT:-560}" python3 "$ROOT/bench/cuda/node.py" "$LIBRARY" --out "$OUT/node" \
+    $(find "$BUILD" -maxdepth 3 -name libepfgemm.so -printf '--gemm %p') ${EPFUSE_NODE_OPTIONS:-}
+  cat "$LOGS/node.log"
+}
+
 if [ "${1:-}" = pack ]; then
   pack "$2" "$3"
   exit
@@ -198,6 +217,8 @@ LIBRARY=$(find "$BUILD" -maxdepth 2 -name libepfuse.so | head -n 1)
 export LD_LIBRARY_PATH=$BUILD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 # Streams that share a hardware queue wait for each other, as ranks on one device must not.
 export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
+# No NVLink multicast, whoever could use it.
+export NVSHMEM_DISABLE_NVLS=1 NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
 if [ -z "${EPFUSE_NVSHMEM_LIB:-}" ]; then # where pip has put it
   nvshmem=$(python3 -c 'import nvidia.nvshmem as m; print(list(m.__path__)[0])' 2> /dev/null)/lib/libnvshmem_host.so.3
   [ ! -f "$nvshmem" ] || export EPFUSE_NVSHMEM_LIB=$nvshmem
@@ -211,7 +232,7 @@ rm -f "$OUT/failed.log"
 [ $# -gt 0 ] || set -- tests mps
 for stage in "$@"; do
   case $stage in
-    tests | mps | sanitizers | crosscheck | bench) "stage_$stage" ;;
+    tests | mps | sanitizers | crosscheck | bench | node) "stage_$stage" ;;
     *) echo "gpu-suite.sh: no stage $stage"; exit 2 ;;
   esac
 done

@@ -1,5 +1,6 @@
 """libepfuse.so for Python benches: structs and constants are read from the headers in include/epfuse."""
 import ctypes
+import os
 import pathlib
 import re
 import threading
@@ -79,6 +80,14 @@ class Library:
         groups = (ctypes.c_void_p * num_ranks)()
         self.call("epf_group_create_threads", num_ranks, ctypes.byref(config), groups)
         return [ctypes.c_void_p(group) for group in groups]
+
+    def process_group(self, rank, num_ranks, rendezvous, timeout_s=20.0):
+        """This process's rank of a group of processes that name the same rendezvous."""
+        os.environ.update(EPFUSE_RANK=str(rank), EPFUSE_NUM_RANKS=str(num_ranks), EPFUSE_RENDEZVOUS=rendezvous)
+        config = self.make("epf_group_config", timeout_ns=int(timeout_s * 1e9))
+        group = ctypes.c_void_p()
+        self.call("epf_group_create", ctypes.byref(config), ctypes.byref(group))
+        return group
 
 
 def on_all(ranks, function):
