@@ -56,7 +56,6 @@ struct epf_backend_ops {
     int32_t grad_block_n;  /* EPF_AUTO of grad_block_size_m: along N' */
     int32_t grad_block_k;  /* EPF_AUTO of grad_block_size_n: along K'' */
     int32_t grad_rows;     /* EPF_AUTO of grad_block_size_k: rows summed per step */
-    bool tile_signal;      /* optional_signal_tensor is counted */
 
     /* Fields that this backend cannot honour. */
     epf_status (*check_config)(const epf_op_config *config);

@@ -364,7 +364,6 @@ const epf_backend_ops epf_backend_cpu = {
     .grad_block_n = GRAD_BLOCK_N,
     .grad_block_k = GRAD_BLOCK_K,
     .grad_rows = INT32_MAX,
-    .tile_signal = true,
     .check_config = check_config,
     .create = create,
     .join = join,

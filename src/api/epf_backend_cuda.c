@@ -455,7 +455,6 @@ const epf_backend_ops epf_backend_cuda = {
     .grad_block_n = EPF_CUDA_BLOCK_M,
     .grad_block_k = BLOCK_N,
     .grad_rows = BLOCK_K,
-    .tile_signal = false,
     .check_config = check_config,
     .create = create,
     .join = join,

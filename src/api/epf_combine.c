@@ -306,6 +306,10 @@ static void fill(combine *c)
     c->launch.profile_file_name = c->knobs.profile_file_name;
     c->launch.capacity =
         epf_phase_capacity(c->set, by_rows, (int32_t)(sizeof by_rows / sizeof by_rows[0]));
+    if (!call->phase.direct) {
+        c->launch.capacity =
+            epf_min64(c->launch.capacity, c->op->staged.bytes / epf_shape_row_bytes(&c->op->shape));
+    }
 }
 
 static epf_status run(combine *c)

@@ -28,10 +28,16 @@ static bool is_dispatch(const epf_call *call)
     return call->phase.kind == EPF_PHASE_DISPATCH;
 }
 
+/* The epilogue brings rows to their owners. */
+static bool is_direct(const epf_call *call)
+{
+    return call->phase.kind == EPF_PHASE_COMBINE_SCATTER && call->phase.direct;
+}
+
 static int32_t epilogue_of(const epf_call *call)
 {
     if (!is_dispatch(call)) {
-        return call->phase.kind == EPF_PHASE_COMBINE_SERIAL ? EPF_GEMM_TO_C : EPF_GEMM_TO_ROW_PTR;
+        return is_direct(call) ? EPF_GEMM_TO_ROW_PTR : EPF_GEMM_TO_C;
     }
     if (call->activation_output.data == NULL) {
         return EPF_GEMM_TO_C;
@@ -50,9 +56,9 @@ static epf_status find_variant(const epf_cuda_phase_args *args,
         int32_t num = 0;
         const epf_phase_sm90_variant *const list = lists[i](&num);
         for (int32_t v = 0; v < num; v++) {
-            if (list[v].kind == call->phase.kind && list[v].with_grad == with_grad &&
-                list[v].gemm.dtype == call->dtype && list[v].gemm.b_n_major == n_major &&
-                list[v].gemm.epilogue == epilogue) {
+            if ((list[v].kind == EPF_PHASE_DISPATCH) == is_dispatch(call) &&
+                list[v].with_grad == with_grad && list[v].gemm.dtype == call->dtype &&
+                list[v].gemm.b_n_major == n_major && list[v].gemm.epilogue == epilogue) {
                 *variant = &list[v];
                 return EPF_OK;
             }
@@ -87,9 +93,9 @@ static void fill_rows(const epf_cuda_phase_args *args, epf_gemm_cuda_args *g)
     g->a = call->gemm_input.data;
     g->a_stride = call->gemm_input.stride;
     g->a_rows = args->call.capacity;
-    g->row_ptr =
-        call->phase.kind == EPF_PHASE_COMBINE_SCATTER ? (void *const *)args->own_set : NULL;
-    g->c = own + call->set_map.combine_rows;
+    g->row_ptr = is_direct(call) ? (void *const *)args->own_set : NULL;
+    g->c = call->phase.kind == EPF_PHASE_COMBINE_SERIAL ? own + call->set_map.combine_rows
+                                                        : call->staged.data;
     g->c_stride = call->shape.hidden;
 }
 
@@ -146,6 +152,24 @@ static epf_status fill_grad(const epf_cuda_phase_args *args, int32_t index,
     return epf_gemm_sm90_fill(&g, &variant, out);
 }
 
+/* Pairs of CTAs that take no tiles: what the first ones do, the second ones do too. */
+static void fill_pairs(epf_phase_sm90_args *args)
+{
+    epf_phase *const phase = &args->call.call.phase;
+    int32_t num;
+    if (phase->kind != EPF_PHASE_COMBINE_SCATTER) {
+        return;
+    }
+    num = phase->num_comm_workers + phase->num_tail_workers;
+    if (num % 2 != 0) {
+        *(phase->num_tail_workers > 0 ? &phase->num_tail_workers : &phase->num_comm_workers) += 1;
+    }
+    args->gemm.first_cluster = (num + 1) / 2;
+    for (int32_t i = 0; i < EPF_MAX_GRADS; i++) {
+        args->grad[i].first_cluster = args->gemm.first_cluster;
+    }
+}
+
 epf_status epf_cuda_phase_run(const epf_cuda_phase_args *args, void *stream)
 {
     const epf_phase *const phase = &args->call.call.phase;
@@ -159,6 +183,7 @@ epf_status epf_cuda_phase_run(const epf_cuda_phase_args *args, void *stream)
     for (int32_t i = 0; i < phase->num_grads; i++) {
         EPF_TRY(fill_grad(args, i, &variant->gemm, &kernel_args.grad[i]));
     }
+    fill_pairs(&kernel_args);
     kernel.function = variant->gemm.kernel;
     kernel.smem_bytes = variant->gemm.smem_bytes;
     kernel.cluster = variant->gemm.cluster_n;

@@ -16,8 +16,9 @@ extern "C" {
  *   gemm_weight     the weight itself: [L, N, K] dense, or [L, K, N] where weight_n_major
  *   gemm_n, gemm_k  N and K of this rank's experts
  *   phase           kind, num_ranks, block_wise, slots_per_task, tokens_per_task, num_tokens, num_grads and grads,
- *                   num_comm_workers (CTAs that dispatch before they expand, or that bring rows back),
- *                   num_tail_workers (CTAs that start with what comes after), tiles.group_m,
+ *                   num_comm_workers (CTAs that dispatch before they expand; fuse_scatter: that only bring rows back
+ *                   and sum, from `staged` where not `direct`), num_tail_workers (CTAs that start with what comes
+ *                   after; fuse_scatter: that only sum; pairs of both together, not all), tiles.group_m, num_n_tiles,
  *                   tiles.rows, row_offset, tile_offset (device pointers, of tiles of EPF_CUDA_BLOCK_M rows)
  * Rows start at multiples of 16 bytes: pointers are aligned to 16, strides are multiples of 8 elements.
  */

@@ -126,6 +126,13 @@ struct task_walk {
     uint32_t fetched; /* index of the next task */
 };
 
+/* Clusters that take tasks. */
+template <class C>
+static __device__ __forceinline__ uint32_t num_clusters(const epf_gemm_sm90_args &args)
+{
+    return gridDim.x / C::kCluster - (uint32_t)args.first_cluster;
+}
+
 /* `count`: tasks of earlier passes through the ring, their ends among them. */
 template <class C>
 static __device__ __forceinline__ task_walk walk_begin(const epf_gemm_sm90_args &args,
@@ -133,7 +140,8 @@ static __device__ __forceinline__ task_walk walk_begin(const epf_gemm_sm90_args 
 {
     task_walk walk;
     walk.map = tile_map<C>(args, smem);
-    walk.cursor = epf_tile_begin(blockIdx.x / C::kCluster, gridDim.x / C::kCluster);
+    walk.cursor = epf_tile_begin(blockIdx.x / C::kCluster - (uint32_t)args.first_cluster,
+                                 num_clusters<C>(args));
     walk.count = count;
     walk.fetched = 0;
     return walk;
@@ -212,7 +220,7 @@ template <class C>
 static __device__ __forceinline__ void walk_fetch(const epf_gemm_sm90_args &args, task_walk &walk)
 {
     if (walk_leads<C>(args)) {
-        walk.fetched = gridDim.x / C::kCluster + atomicAdd(&args.queue[0], 1);
+        walk.fetched = num_clusters<C>(args) + atomicAdd(&args.queue[0], 1);
     }
 }
 
@@ -257,7 +265,7 @@ static __device__ __forceinline__ void load_end(gemm_smem<C> &smem, gemm_ring<C:
 /* The last cluster to end resets the queue. */
 template <class C> static __device__ __forceinline__ void walk_done(const epf_gemm_sm90_args &args)
 {
-    if (walk_leads<C>(args) && atomicAdd(&args.queue[1], 1) == gridDim.x / C::kCluster - 1) {
+    if (walk_leads<C>(args) && atomicAdd(&args.queue[1], 1) == num_clusters<C>(args) - 1) {
         args.queue[0] = 0;
         args.queue[1] = 0;
     }

@@ -7,7 +7,7 @@
 #define EPF_COMBINE_VARIANTS(X) EPF_COMBINE_VARIANTS_OF(X, bf16) EPF_COMBINE_VARIANTS_OF(X, f16)
 
 #define SERIAL(type, b) \
-    EPF_PHASE_ENTRY(type, b, EPF_GEMM_TO_C, combine_hooks, void, EPF_PHASE_COMBINE_SERIAL, 0)
+    EPF_PHASE_ENTRY(type, b, EPF_GEMM_TO_C, keep_hooks, void, EPF_PHASE_COMBINE_SERIAL, 0)
 #define SCATTER(type, b) \
     EPF_PHASE_ENTRY(type, b, EPF_GEMM_TO_ROW_PTR, scatter_hooks, void, EPF_PHASE_COMBINE_SCATTER, 0)
 

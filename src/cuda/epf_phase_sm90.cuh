@@ -202,17 +202,49 @@ static __device__ __forceinline__ int32_t math_warp(void)
     return ((int32_t)threadIdx.x - kLoadThreads) / 32;
 }
 
-/* Counts the rows that the calling math warp has stored of a tile.  Called before the next tile's rows are: by then
- * the stores have long arrived, and the release waits for next to nothing. */
-static __device__ __forceinline__ void count_stored(const epf_cuda_call &c)
+/*
+ * Counts the rows that the calling math warp has stored of a tile.  Called before the next tile's rows are: by then
+ * the stores have long arrived, and neither the release nor, of rows stored by TMA, the wait before it takes long.
+ */
+template <bool kByTma> static __device__ __forceinline__ void count_stored(const epf_cuda_call &c)
 {
     int32_t &tile = phase_smem_of().stored_tile[math_warp()];
     __syncwarp();
     if (threadIdx.x % 32 == 0 && tile >= 0) {
+        if (kByTma) {
+            bulk_wait_all();
+            epf_fence_proxy_async_global();
+        }
         (void)epf_add_release_gpu_u64(&c.tile_done[tile], 1);
         tile = -1;
     }
 }
+
+/* The calling math warp has stored rows of the task; `words` of tile_done are an M-tile's. */
+static __device__ __forceinline__ void note_stored(const gemm_task &task, int32_t words)
+{
+    phase_smem &smem = phase_smem_of();
+    if (threadIdx.x % 32 == 0) {
+        smem.stored_tile[math_warp()] =
+            words * (smem.gemm.tile_offset[task.expert] +
+                     (task.row_begin - smem.gemm.row_offset[task.expert]) / EPF_CUDA_BLOCK_M);
+    }
+}
+
+/* Rows stay here first: serial, and fuse_scatter with CTAs that bring them to their owners. */
+struct keep_hooks : combine_hooks {
+    static __device__ __forceinline__ void store_begins(const epf_gemm_sm90_args &args, int, int)
+    {
+        count_stored<true>(call_of(args));
+    }
+    static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
+                                                       const gemm_task &task, int, int)
+    {
+        if (phase_smem_of().shared.counts_tiles) {
+            note_stored(task, EPF_CUDA_TILE_PARTS);
+        }
+    }
+};
 
 struct scatter_hooks : combine_hooks {
     static __device__ __forceinline__ void store_begins(const epf_gemm_sm90_args &args, int row,
@@ -220,7 +252,7 @@ struct scatter_hooks : combine_hooks {
     {
         const epf_call &call = call_of(args).call;
         const int i = (int)threadIdx.x % EPF_GEMM_STORE_ROWS;
-        count_stored(call_of(args));
+        count_stored<false>(call_of(args));
         /* Without a branch, past the end the last row again: it costs the fewest registers. */
         const int2 source = ((const int2 *)call.row_source)[row + min(i, rows - 1)];
         phase_smem_of().row_address[math_warp()][i] =
@@ -235,12 +267,7 @@ struct scatter_hooks : combine_hooks {
     static __device__ __forceinline__ void after_store(const epf_gemm_sm90_args &,
                                                        const gemm_task &task, int, int)
     {
-        phase_smem &smem = phase_smem_of();
-        if (threadIdx.x % 32 == 0) {
-            smem.stored_tile[math_warp()] =
-                smem.gemm.tile_offset[task.expert] +
-                (task.row_begin - smem.gemm.row_offset[task.expert]) / EPF_CUDA_BLOCK_M;
-        }
+        note_stored(task, 1);
     }
 };
 
@@ -251,8 +278,11 @@ static __device__ __forceinline__ int32_t tasks_per_tile(const epf_gemm_sm90_arg
     return args.num_n_tiles * C::kClusterN;
 }
 
-/* All math threads: this CTA's rows and its share of the gates are in place; the last CTA tells all ranks. */
-static __device__ __forceinline__ void signal_barrier(const phase_view &v)
+/*
+ * All math threads: this CTA's rows and its share of the gates are in place; the last CTA tells all ranks.  A function
+ * of its own, as reduce_role() is.
+ */
+static __device__ __noinline__ void signal_barrier(const phase_view v)
 {
     const epf_call &call = v.c.call;
     const int32_t bytes = call.shape.weight_bytes;
@@ -327,6 +357,7 @@ static __device__ __forceinline__ void phase_begin(const epf_cuda_call &c, int32
     shared.num_slots = c.head->num_slots;
     shared.num_rows = c.head->num_rows;
     phase_grain(c, shared);
+    shared.counts_tiles = kind == EPF_PHASE_COMBINE_SCATTER || c.call.signal;
     shared.run = c.head->status == EPF_OK && refusal == EPF_OK && !epf_device_is_aborted(c);
     for (int32_t lane = 0; lane < EPF_CUDA_PROF_LANES; lane++) {
         const int64_t at = ((int64_t)blockIdx.x * EPF_CUDA_PROF_LANES + lane) * c.records_per_lane;
@@ -378,6 +409,7 @@ template <class C_, class Hooks_, class G_, int kKind_> struct phase_config {
     using G = G_;
     static constexpr int kKind = kKind_;
     static constexpr bool kIsDispatch = kKind == EPF_PHASE_DISPATCH;
+    static constexpr bool kKeeps = !kIsDispatch && !C::kScatter; /* rows stay here first */
     static constexpr bool kHasGrads = !std::is_same<G, void>::value;
     /* Registers for copying where the math role, which has the most to keep in a combine and with raw output, can
      * spare them. */
@@ -390,14 +422,25 @@ template <class P>
 static __device__ __forceinline__ void comm_role(const epf_phase_sm90_args &args,
                                                  const phase_view &v)
 {
+    const epf_phase &phase = args.call.call.phase;
+    const int32_t first = epf_phase_first_queue(&phase, (int32_t)blockIdx.x);
     if (P::kIsDispatch) {
-        dispatch_role<P::kCopyAhead>(
-            v, epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
-        return;
+        dispatch_role<P::kCopyAhead>(v, first);
+    } else if (!P::kKeeps) {
+        if (first != EPF_TASK_REDUCE) {
+            notify_role(v, tasks_per_tile<typename P::C>(args.gemm));
+        }
+    } else if (first == EPF_TASK_SCATTER ||
+               (phase.kind == EPF_PHASE_COMBINE_SERIAL && v.shared.counts_tiles)) {
+        bring_role<P::kCopyAhead>(v, tasks_per_tile<typename P::C>(args.gemm));
     }
-    if (P::kKind == EPF_PHASE_COMBINE_SCATTER) {
-        notify_role(v, tasks_per_tile<typename P::C>(args.gemm));
-    }
+}
+
+/* A pair of CTAs that takes no tiles: its warps bring rows back, and sum. */
+template <class P>
+static __device__ __forceinline__ bool multiplies(const epf_phase_sm90_args &args)
+{
+    return P::kIsDispatch || blockIdx.x / P::C::kCluster >= (uint32_t)args.gemm.first_cluster;
 }
 
 /* Unrolled, so that operands stay in the constant bank: an indexed one would take registers of the math role. */
@@ -448,6 +491,27 @@ static __device__ __forceinline__ phase_view fresh_view(const epf_phase_sm90_arg
     return {args.call, smem.shared, smem.tiles, thread % 32};
 }
 
+/* Math threads of a combine, after their tiles, and after their weight gradients. */
+template <class P>
+static __device__ __forceinline__ void tiles_end(const epf_phase_sm90_args &args)
+{
+    count_stored<P::kKeeps>(args.call);
+    if (P::kKeeps && args.call.call.phase.kind == EPF_PHASE_COMBINE_SERIAL) {
+        signal_barrier(fresh_view(args));
+    }
+}
+
+template <class P>
+static __device__ __forceinline__ void bring_and_sum(const epf_phase_sm90_args &args)
+{
+    const epf_phase &phase = args.call.call.phase;
+    if (P::kKeeps && phase.kind == EPF_PHASE_COMBINE_SCATTER &&
+        epf_phase_first_queue(&phase, (int32_t)blockIdx.x) != EPF_TASK_REDUCE) {
+        math_bring_role<kMathAhead>(fresh_view(args), tasks_per_tile<typename P::C>(args.gemm));
+    }
+    reduce_role<typename P::C::T, kMathAhead>(fresh_view(args));
+}
+
 template <class P>
 static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &args,
                                                   phase_gemm_smem &smem)
@@ -457,19 +521,21 @@ static __device__ __forceinline__ void phase_math(const epf_phase_sm90_args &arg
         help_dispatch<kMathAhead>(
             fresh_view(args), epf_phase_first_queue(&args.call.call.phase, (int32_t)blockIdx.x));
     }
-    math_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
-    if (P::kKind == EPF_PHASE_COMBINE_SERIAL) {
-        signal_barrier(fresh_view(args));
-    } else if (P::kKind == EPF_PHASE_COMBINE_SCATTER) {
-        count_stored(args.call);
+    if (multiplies<P>(args)) {
+        math_role<typename P::C, typename P::Hooks>(args.gemm, smem, ring);
+    }
+    if constexpr (!P::kIsDispatch) {
+        tiles_end<P>(args);
     }
     if constexpr (P::kHasGrads) {
-        for_each_grad(args, [&](const epf_gemm_sm90_args &grad) {
-            math_role<typename P::G, grad_hooks>(grad, smem, ring);
-        });
+        if (multiplies<P>(args)) {
+            for_each_grad(args, [&](const epf_gemm_sm90_args &grad) {
+                math_role<typename P::G, grad_hooks>(grad, smem, ring);
+            });
+        }
     }
-    if (!P::kIsDispatch) {
-        reduce_role<typename P::C::T, kMathAhead>(fresh_view(args));
+    if constexpr (!P::kIsDispatch) {
+        bring_and_sum<P>(args);
     }
 }
 
@@ -485,7 +551,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     gemm_begin<C>(args.gemm, smem.gemm);
     if (threadIdx.x == 64) {
         smem.tiles = tile_map<C>(args.gemm, smem.gemm);
-        phase_begin(args.call, P::kKind, smem.shared);
+        phase_begin(args.call, args.call.call.phase.kind, smem.shared);
         /* Where the communicating warps have few registers the math role fills all tiles itself. */
         smem.shared.head_parts = P::kWideComm ? head_parts<C>(args.gemm, smem.shared) : INT32_MAX;
         for (int i = 0; i < kMathWarps; i++) {
@@ -506,9 +572,9 @@ __global__ void __launch_bounds__(kThreads, 1)
             }
             if (threadIdx.x >= 64) {
                 comm_role<P>(args, view);
-            } else if (threadIdx.x == 0) {
+            } else if (threadIdx.x == 0 && multiplies<P>(args)) {
                 phase_load<P>(args, smem.gemm);
-            } else if (threadIdx.x == C::kPlanThread) {
+            } else if (threadIdx.x == C::kPlanThread && multiplies<P>(args)) {
                 phase_plan<P>(args, smem.gemm);
             }
         } else {

@@ -24,7 +24,7 @@ static_assert(sizeof(epf_phase_sm90_args) <= 4096, "the parameters of a kernel")
 
 /* A compiled kernel of a phase: 128 x 256 tiles, clusters of two side by side. */
 typedef struct epf_phase_sm90_variant {
-    int32_t kind;      /* epf_phase_kind */
+    int32_t kind;      /* epf_phase_kind; SERIAL: of any combine whose rows stay here first */
     int32_t with_grad; /* 1: weight gradients in the same launch */
     epf_gemm_sm90_variant gemm;
 } epf_phase_sm90_variant;

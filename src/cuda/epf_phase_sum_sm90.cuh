@@ -23,40 +23,137 @@ static __device__ __forceinline__ uint64_t tile_done_target(const epf_tile &tile
     return (uint64_t)((tile.num_rows + EPF_CUDA_PART_ROWS - 1) / EPF_CUDA_PART_ROWS) * tasks;
 }
 
+/* The row is with its owner: its gate and its flag follow. */
+static __device__ __forceinline__ void flag_row(const phase_view &v, int64_t row)
+{
+    const epf_call &call = v.c.call;
+    const int32_t bytes = call.shape.weight_bytes;
+    const int64_t slot = call.row_source[2 * row];
+    const int32_t owner = call.row_source[2 * row + 1];
+    if (call.has_gate) {
+        copy_weight(call.set[owner] + call.set_map.combine_gate + slot * bytes,
+                    gates_of(call) + row * bytes, bytes);
+    }
+    epf_store_release_sys_u64(epf_call_set_word(&call, owner, call.set_map.combine_flag, slot),
+                              epf_word(v.shared.epoch, 0));
+}
+
+/* One lane, when the M-tile's rows have been stored: its N-tiles count for the caller, all at once. */
+static __device__ __forceinline__ void signal_tile(const phase_view &v, int32_t tile)
+{
+    const epf_call &call = v.c.call;
+    if (call.signal) {
+        (void)epf_add_release_sys_u32((uint32_t *)&call.signal[tile],
+                                      (uint32_t)call.phase.tiles.num_n_tiles);
+    }
+}
+
 /* SCATTER: the rows of M-tile t are with their owners: gates and flags follow.  tile_done is zero again after it. */
 static __device__ __forceinline__ bool notify_task(const phase_view &v, int32_t index,
                                                    int32_t tasks)
 {
-    const epf_call &call = v.c.call;
-    const int32_t bytes = call.shape.weight_bytes;
     const epf_tile tile = epf_tile_of_m(&v.tiles, index);
     uint64_t *const done = &v.c.tile_done[index];
     prof_begin(v);
     const bool ok = epf_device_wait(v.c, done, tile_done_target(tile, tasks),
-                                    {EPF_OBJECT_TILE_DONE, call.rank, index});
+                                    {EPF_OBJECT_TILE_DONE, v.c.call.rank, index});
     if (!__all_sync(~0u, ok)) {
         return false;
     }
     __syncwarp();
     if (v.lane == 0) {
         epf_store_relaxed_gpu_u64(done, 0);
+        signal_tile(v, index);
     }
     prof_end(v, EPF_PROF_COMBINE_WAIT, index);
     prof_begin(v);
 #pragma unroll 1
     for (int32_t i = v.lane; i < tile.num_rows; i += 32) {
-        const int64_t row = (int64_t)tile.row_begin + i;
-        const int64_t slot = call.row_source[2 * row];
-        const int32_t owner = call.row_source[2 * row + 1];
-        if (call.has_gate) {
-            copy_weight(call.set[owner] + call.set_map.combine_gate + slot * bytes,
-                        gates_of(call) + row * bytes, bytes);
-        }
-        epf_store_release_sys_u64(epf_call_set_word(&call, owner, call.set_map.combine_flag, slot),
-                                  epf_word(v.shared.epoch, 0));
+        flag_row(v, (int64_t)tile.row_begin + i);
     }
     prof_end(v, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, index);
     return true;
+}
+
+/* Tasks of an M-tile where rows stay here first: parts of 16 rows to bring away, or one that only counts. */
+static __device__ __forceinline__ int32_t bring_parts(const epf_call &call)
+{
+    return call.phase.kind == EPF_PHASE_COMBINE_SCATTER ? EPF_CUDA_TILE_PARTS : 1;
+}
+
+/* Brings staged rows [rows.x, rows.y) to their owners. */
+template <int kAhead>
+static __device__ __forceinline__ void bring_rows(const phase_view &v, int2 rows)
+{
+    const epf_call &call = v.c.call;
+#pragma unroll 1
+    for (int32_t row = rows.x; row < rows.y; row++) {
+        const int2 source = ((const int2 *)call.row_source)[row];
+        copy_row<kAhead>(epf_call_set_row(&call, source.y, call.set_map.combine_rows, source.x),
+                         (const uint8_t *)call.staged.data +
+                             row * epf_shape_row_bytes(&call.shape),
+                         row_pieces(call), v.lane);
+    }
+    __syncwarp();
+    if (rows.x + v.lane < rows.y) {
+        flag_row(v, rows.x + v.lane);
+    }
+}
+
+/*
+ * SCATTER where rows stay here first.  Two words of tile_done for an M-tile: warps that stored of it, and parts that have
+ * seen that; the last part makes both zero.
+ */
+template <int kAhead>
+static __device__ __forceinline__ bool bring_task(const phase_view &v, int32_t index,
+                                                  int32_t tasks)
+{
+    const epf_call &call = v.c.call;
+    const int32_t parts = bring_parts(call);
+    const int32_t m_tile = index / parts;
+    const epf_tile tile = epf_tile_of_m(&v.tiles, m_tile);
+    uint64_t *const done = &v.c.tile_done[(int64_t)m_tile * EPF_CUDA_TILE_PARTS];
+    prof_begin(v);
+    const bool ok = epf_device_wait(v.c, done, tile_done_target(tile, tasks),
+                                    {EPF_OBJECT_TILE_DONE, call.rank, m_tile});
+    if (!__all_sync(~0u, ok)) {
+        return false;
+    }
+    if (v.lane == 0 && epf_add_relaxed_gpu_u64(&done[1], 1) == (uint64_t)parts - 1) {
+        epf_store_relaxed_gpu_u64(&done[0], 0);
+        epf_store_relaxed_gpu_u64(&done[1], 0);
+        signal_tile(v, m_tile);
+    }
+    prof_end(v, EPF_PROF_COMBINE_WAIT, m_tile);
+    if (call.phase.kind == EPF_PHASE_COMBINE_SCATTER) {
+        const int32_t first = index % parts * EPF_CUDA_PART_ROWS;
+        prof_begin(v);
+        bring_rows<kAhead>(
+            v, make_int2(tile.row_begin + first,
+                         tile.row_begin + min(first + EPF_CUDA_PART_ROWS, tile.num_rows)));
+        prof_end(v, EPF_PROF_COMBINE_SCATTER_TOKEN, m_tile);
+    }
+    return true;
+}
+
+/* SCATTER until none is left, where rows stay here first. */
+template <int kAhead>
+static __device__ __forceinline__ void bring_role(const phase_view &v, int32_t tasks_per_tile)
+{
+    const int32_t num = epf_tile_num_m(&v.tiles) * bring_parts(v.c.call);
+    for (;;) {
+        const int32_t task = take_ticket(v, EPF_TASK_SCATTER);
+        if (task >= num || !bring_task<kAhead>(v, task, tasks_per_tile)) {
+            return;
+        }
+    }
+}
+
+/* The math role's: a function of its own, as reduce_role() is. */
+template <int kAhead>
+static __device__ __noinline__ void math_bring_role(const phase_view v, int32_t tasks_per_tile)
+{
+    bring_role<kAhead>(v, tasks_per_tile);
 }
 
 /* One lane's slot of a token that is summed. */

@@ -48,8 +48,8 @@ epf_status op_device_refuses(const op_knobs *k)
     if (k->num_workers % 2 != 0) {
         return EPF_E_INVALID;
     }
-    return has_other_tiles(k) || k->signal || k->pin || k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
-                   k->guard_cols % ALIGN_ELEMENTS != 0 || k->combine_sm > 0 || k->num_reduce_sms > 0
+    return has_other_tiles(k) || k->pin || k->gemm_library != EPF_GEMM_LIBRARY_AUTO ||
+                   k->guard_cols % ALIGN_ELEMENTS != 0
                ? EPF_E_UNSUPPORTED
                : EPF_OK;
 }
@@ -72,10 +72,6 @@ static epf_status first_refusal(op_rank *r)
         st = op_try_dispatch(r, &dispatch);
     }
     if (st == EPF_OK) {
-        if (r->c->knobs.signal) {
-            r->signal = op_matrix_make(r->c->route.ranks[r->id].num_tiles_total, 1, EPF_DTYPE_I32,
-                                       (op_guard){1, 0});
-        }
         combine = op_combine_args(r);
         st = op_try_combine(r, &combine, NULL);
     }
@@ -111,11 +107,13 @@ void op_device_tame(op_knobs *k)
     k->grad_block_m = k->grad_block_m != 0 ? GRAD_BLOCK_M : 0;
     k->grad_block_n = k->grad_block_n != 0 ? GRAD_BLOCK_N : 0;
     k->grad_block_k = k->grad_block_k != 0 ? GRAD_BLOCK_K : 0;
-    k->pin = k->signal = false;
+    k->pin = false;
     k->gemm_library = EPF_GEMM_LIBRARY_AUTO;
     k->guard_cols = k->guard_cols != 0 ? ALIGN_ELEMENTS : 0;
     k->num_workers += k->num_workers % 2;
-    k->combine_sm = k->num_reduce_sms = 0;
+    if ((k->combine_sm + k->num_reduce_sms + 1) / 2 * 2 >= k->num_workers) {
+        k->combine_sm = k->num_reduce_sms = 0; /* a pair must be left to multiply */
+    }
 }
 
 epf_tile_tables op_device_tables(const epf_layout_view *v, int64_t num_local)

@@ -291,7 +291,7 @@ epf_group_gemm_combine_args op_combine_args(op_rank *r)
     a.gemm_group_size_m = k->group_m == 0 ? a.gemm_group_size_m : k->group_m;
     a.num_warps = k->num_warps == 0 ? a.num_warps : k->num_warps;
     a.combine_mode = p->fuse_scatter ? EPF_COMBINE_FUSE_SCATTER : EPF_COMBINE_SERIAL;
-    if (p->fuse_scatter || epf_space_is_device()) { /* a device refuses them in both modes */
+    if (p->fuse_scatter) { /* refused in the other mode */
         a.optional_sm = k->combine_sm;
         a.num_reduce_sms = k->num_reduce_sms;
     }
@@ -359,6 +359,8 @@ bool op_check_combine(op_rank *r, const epf_group_gemm_combine_result *result)
            op_check_guard(r->rank, "output_gate", &r->gate);
 }
 
+enum { DEFAULT_BLOCK_N = 256 };
+
 /* Zeros, as many as there are M-tiles. */
 static void clear_signal(op_rank *r)
 {
@@ -372,23 +374,24 @@ static void clear_signal(op_rank *r)
     free(zeros);
 }
 
-/* Every M-tile counted as many N-tiles. */
+/* Every M-tile counted as many N-tiles; of a packed weight the CPU chooses how many there are. */
 static bool check_signal(op_rank *r)
 {
+    const op_knobs *k = &r->c->knobs;
     const int64_t tiles = r->c->route.ranks[r->id].num_tiles_total;
+    const int32_t block_n = k->block_n == 0 ? DEFAULT_BLOCK_N : k->block_n;
+    const int32_t want = (r->c->data->problem.hidden + block_n - 1) / block_n;
     int32_t *signal = op_fetch(&r->signal.tensor, tiles);
     int64_t bad = -1;
-    int32_t seen[2] = {0, 0};
+    int32_t seen = 0;
 
     for (int64_t t = 0; t < tiles && bad < 0; t++) {
-        bad = signal[t] > 0 && signal[t] == signal[0] ? -1 : t;
-        seen[0] = signal[0];
-        seen[1] = signal[t];
+        bad = signal[t] == want ? -1 : t;
+        seen = signal[t];
     }
     free(signal);
-    RANK_CHECK(r->rank, bad < 0, "signal of tile %lld is %d, of tile 0 %d", (long long)bad, seen[1],
-               seen[0]);
-    return true;
+    RANK_CHECK(r->rank, bad < 0, "signal of tile %lld is %d, want %d", (long long)bad, seen, want);
+    return op_check_guard(r->rank, "signal", &r->signal);
 }
 
 bool op_combine(op_rank *r)

@@ -41,7 +41,7 @@ static const knob_case kCases[] = {
     KNOB(.num_workers = 3, .combine_sm = 1),
     KNOB(.num_workers = 3, .num_reduce_sms = 1),
     KNOB(.num_workers = 4, .num_reduce_sms = 1),
-    KNOB(.num_workers = 4, .combine_sm = 1, .num_reduce_sms = 2),
+    KNOB(.num_workers = 6, .combine_sm = 1, .num_reduce_sms = 2),
     KNOB(.block_wise = true),
     KNOB(.block_n = 8),
     KNOB(.block_n = 24),
@@ -111,6 +111,31 @@ static const op_knobs kEmptyKnobs[] = {
     {.omit_empty = true, .own_outputs = true, .gates = true},
 };
 
+/* Several N-tiles, on one rank and on more: what a combine can be asked for beside its sum. */
+static const char *const kWideProblems[] = {
+    "W1E3K2T70H264N64/zipf/seed16", "W1E3K2T70H264N64/zipf/seed16/fuse_scatter",
+    "W2E4K3T90H520N64/zipf/seed17", "W2E4K3T90H520N64/zipf/seed17/fuse_scatter/fp16",
+    "W4E8K2T70H264N72/zipf/seed18", "W4E8K2T70H264N72/zipf/seed18/fuse_scatter",
+};
+static const op_knobs kWideKnobs[] = {
+    {.signal = true, .repeat = 2},
+    {.signal = true, .grad_dtype = EPF_DTYPE_F32, .own_outputs = true, .guard_cols = 8},
+    {.signal = true,
+     .num_workers = 8,
+     .combine_sm = 3,
+     .num_reduce_sms = 1,
+     .gates = true,
+     .repeat = 3},
+    {.num_workers = 8, .num_reduce_sms = 2, .grad_dtype = EPF_DTYPE_F32, .gates = true},
+    {.num_workers = 6,
+     .combine_sm = 1,
+     .grad_dtype = EPF_DTYPE_F32,
+     .signal = true,
+     .combine_weights = true,
+     .b2_transposed = true,
+     .repeat = 2},
+};
+
 static const char *const kProblems[] = {
     "W2E4K3T21H40N48M8/zipf/seed11",
     "W2E4K3T21H40N48M8/zipf/seed11/fuse_scatter",
@@ -154,6 +179,14 @@ int main(int argc, char **argv)
         for (size_t k = 0; k < sizeof kEmptyKnobs / sizeof kEmptyKnobs[0]; k++) {
             failed += !op_run(kEmptyProblems[i], &kEmptyKnobs[k], false, "omit_empty");
             run++;
+        }
+    }
+    for (size_t i = 0; i < sizeof kWideProblems / sizeof kWideProblems[0]; i++) {
+        for (size_t k = 0; k < sizeof kWideKnobs / sizeof kWideKnobs[0]; k++) {
+            if (argc == 1 || strcmp(argv[1], "wide") == 0) {
+                failed += !op_run(kWideProblems[i], &kWideKnobs[k], false, "wide");
+                run++;
+            }
         }
     }
     CHECK(run > 0, "no knob is called %s", argc > 1 ? argv[1] : "");
