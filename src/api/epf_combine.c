@@ -82,12 +82,23 @@ static epf_status check_own_workers(const epf_op *op, const epf_group_gemm_combi
     return EPF_OK;
 }
 
-static epf_status place_workers(const combine *c, epf_phase *phase)
+/* EPF_COMBINE_AUTO, as measured; ranks have the same mode if they have workers of their own alike. */
+static int32_t choose_mode(const epf_op *op, const epf_group_gemm_combine_args *a)
 {
-    const epf_group_gemm_combine_args *const a = &c->args;
-    EPF_CHECK_ARG(a->combine_mode == EPF_COMBINE_SERIAL ||
-                      a->combine_mode == EPF_COMBINE_FUSE_SCATTER,
-                  "combine_mode: %d, must be 0 (serial) or 1 (fuse_scatter)", a->combine_mode);
+    const bool has_own_workers = a->optional_sm > 0 || a->num_reduce_sms > 0;
+    if (a->combine_mode != EPF_COMBINE_AUTO) {
+        return a->combine_mode;
+    }
+    return has_own_workers || (op->backend->on_device && op->shape.num_ranks > 1)
+               ? EPF_COMBINE_FUSE_SCATTER
+               : EPF_COMBINE_SERIAL;
+}
+
+static epf_status place_workers(combine *c, epf_phase *phase)
+{
+    epf_group_gemm_combine_args *const a = &c->args;
+    EPF_TRY(epf_combine_check_mode(a->combine_mode));
+    a->combine_mode = choose_mode(c->op, a);
     EPF_CHECK_ARG(a->optional_sm >= 0, "optional_sm: %d, must be at least 0", a->optional_sm);
     EPF_CHECK_ARG(a->num_reduce_sms >= 0, "num_reduce_sms: %d, must be at least 0",
                   a->num_reduce_sms);
