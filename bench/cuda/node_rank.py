@@ -402,6 +402,8 @@ class Worker:
         wanted += [("dispatch", {"num_warps": num}) for num in (4, 8, 32)]
         wanted += [(phase, knobs) for phase in ("combine", "combine serial")
                    for knobs in ({}, {"num_warps": 8}, {"num_warps": 16})]
+        wanted += [("combine", {"optional_sm": share(part)}) for part in (1 / 16, 1 / 8, 1 / 4)]
+        wanted += [("combine", {"optional_sm": share(1 / 8), "num_reduce_sms": share(1 / 8)})]
         made, refused = {}, []
         for phase, knobs in wanted:
             args = type(fused.args[phase]).from_buffer_copy(fused.args[phase])
