@@ -19,6 +19,7 @@
  *     memory for EPF_BACKEND_CUDA, where calls are enqueued ("Streams" below).
  *   - Results are a pure function of the inputs: same inputs, same bits, whatever the timing, the
  *     number of workers, the combine mode.  fp32 accumulation, one rounding to the token type.
+ *   - NaN and infinity are data, routing weights' too: a NaN reaches what is computed with it, no other token.
  *   - Every wait ends: by success, by an error of a peer, or by the group's timeout.
  *   - No function prints, exits, aborts or traps.  Outputs are complete only if EPF_OK is returned.
  *     Bad arguments are EPF_E_INVALID and found before anything is sent; epf_last_error() names the

@@ -8,6 +8,7 @@
 
 #include "cli_verify.h"
 #include "op_faults.h"
+#include "op_nan.h"
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
 
@@ -21,6 +22,16 @@ typedef struct refusals {
     int32_t num_calls;
 } refusals;
 
+/* NaN weights are no bad routing: a layer with them is as good as any, apart from them. */
+static bool good_then_nan(op_rank *r, epf_rng *rng)
+{
+    const int32_t mode =
+        r->c->data->problem.fuse_scatter ? EPF_COMBINE_FUSE_SCATTER : EPF_COMBINE_SERIAL;
+
+    return op_preprocess(r) && op_check_layout(r) && op_dispatch(r) && op_combine(r) &&
+           op_nan_layer(r, rng, mode) && op_nan_combine(r, rng);
+}
+
 static bool bad_then_good(op_rank *r, const refusals *f)
 {
     epf_rng rng = epf_rng_make(f->run->seed ^ f->number, 77);
@@ -31,8 +42,7 @@ static bool bad_then_good(op_rank *r, const refusals *f)
             return false;
         }
         RANK_OK(r->rank, epf_op_poll_error(r->op, &record));
-        if (i % GOOD_EVERY == GOOD_EVERY - 1 &&
-            !(op_preprocess(r) && op_check_layout(r) && op_dispatch(r) && op_combine(r))) {
+        if (i % GOOD_EVERY == GOOD_EVERY - 1 && !good_then_nan(r, &rng)) {
             return false;
         }
         if (r->id == 0) {
@@ -83,8 +93,8 @@ void verify_bad_routing(const verify_promise *promise, verify_run *run)
         epf_data_free(data);
     }
     verify_note(run,
-                "expert ids and scatter indices, 2 to 8 ranks, %llu groups, a good layer after "
-                "every fifth call",
+                "expert ids and scatter indices, 2 to 8 ranks, %llu groups; after every fifth call "
+                "a good layer and one with NaN weights, which are NaN where they belong alone",
                 (unsigned long long)f->number);
     epf_shared_free(f, sizeof *f);
 }
