@@ -80,7 +80,7 @@ class Ours:
         self.ranks = [
             Rank(library, group, rank, backend=library.constants["EPF_BACKEND_CUDA"], max_tokens=p.t // w,
                  hidden=p.h, topk=p.k, num_tot_experts=p.e, dtype=BF16, capacity=float(min(w, 2)),
-                 stream=self.streams[rank].cuda_stream)
+                 allow_regrow=False, stream=self.streams[rank].cuda_stream)
             for rank, group in enumerate(library.threads_group(w))]
         on_all(self.ranks, lambda r: r.open())
         self.args = on_all(self.ranks, self.prepare)

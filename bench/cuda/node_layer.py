@@ -134,7 +134,7 @@ class Fused:
         self.rank = Rank(library, group, p.rank, backend=library.constants["EPF_BACKEND_CUDA"], max_tokens=p.t,
                          hidden=p.h, topk=p.k, num_tot_experts=p.e, dtype=BF16,
                          capacity=min(float(p.w), 1.02 * p.max_rows / (p.t * p.k) + 0.02),
-                         device=torch.cuda.current_device(), stream=stream.cuda_stream)
+                         allow_regrow=False, device=torch.cuda.current_device(), stream=stream.cuda_stream)
         self.rank.open()
         self.prepare()
         self.settle()

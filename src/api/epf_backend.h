@@ -96,6 +96,8 @@ struct epf_backend_ops {
     epf_status (*layout_tile)(epf_layout *layout, int32_t block_m);
     /* Waits until the row counts are known; why preprocess refused the routing, if it did. */
     epf_status (*layout_wait)(epf_layout *layout);
+    /* Of a layout whose row counts the host does not know: a graph holds its preprocess, or will hold the next call. */
+    bool (*layout_is_captured)(const epf_layout *layout);
 
     epf_status (*preprocess)(epf_exchange *exchange);
     /* Enters the call, except EPF_PHASE_GRAD, which no peer takes part in, and runs it. */

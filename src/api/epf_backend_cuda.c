@@ -277,6 +277,11 @@ static epf_status layout_wait(epf_layout *l)
     return EPF_OK;
 }
 
+static bool layout_is_captured(const epf_layout *l)
+{
+    return epf_cuda_layout_is_captured(l->device) || epf_cuda_op_is_capturing(l->op->cuda);
+}
+
 /* --- calls ------------------------------------------------------------------------------------ */
 
 static epf_cuda_indices indices_of(const epf_tensor *t)
@@ -474,6 +479,7 @@ const epf_backend_ops epf_backend_cuda = {
     .layout_destroy = layout_destroy,
     .layout_tile = layout_tile,
     .layout_wait = layout_wait,
+    .layout_is_captured = layout_is_captured,
     .preprocess = preprocess,
     .phase_run = phase_run,
     .activation_backward = activation_backward,

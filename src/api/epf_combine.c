@@ -279,6 +279,7 @@ static epf_status check(combine *c)
     EPF_TRY(epf_layout_check(a->layout, c->op));
     EPF_TRY(epf_op_check_set(c->op, a->comm_buffer_id));
     c->set = &c->op->sets[a->comm_buffer_id];
+    EPF_TRY(epf_op_learn_rows(c->op, c->set, a->layout));
     EPF_TRY(epf_phase_check_knobs(c->op, &c->knobs));
     c->launch.call.phase.num_workers = c->op->num_working;
     EPF_TRY(place_workers(c, &c->launch.call.phase));

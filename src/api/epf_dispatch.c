@@ -145,6 +145,7 @@ static epf_status check(dispatch *d)
     EPF_TRY(epf_layout_check(a->layout, d->op));
     EPF_TRY(epf_op_check_set(d->op, a->comm_buffer_id));
     d->set = &d->op->sets[a->comm_buffer_id];
+    EPF_TRY(epf_op_learn_rows(d->op, d->set, a->layout));
     EPF_TRY(epf_phase_check_knobs(d->op, &d->knobs));
     memset(&phase, 0, sizeof phase);
     phase.num_workers = d->op->num_working;

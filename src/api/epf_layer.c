@@ -234,6 +234,7 @@ static epf_status run_forward(epf_op *op, epf_layer_context *c, const epf_layer_
     EPF_TRY(epf_preprocess_args_init(&p));
     p.exp_indices = a->exp_indices;
     EPF_TRY(epf_preprocess(op, &p, &c->layout));
+    EPF_TRY(epf_op_learn_rows(op, c->set, c->layout));
     c->max_rows = epf_op_max_rows(op, c->layout, c->set);
     EPF_TRY(forward_dispatch(op, c, a));
     return forward_combine(op, c, a);

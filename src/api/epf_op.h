@@ -87,6 +87,10 @@ epf_status epf_op_say(const epf_fault *fault);
 /* num_working, of num_workers; EPF_E_INVALID where the config's knobs do not fit them. */
 epf_status epf_op_place_workers(epf_op *op);
 
+/* Waits for the layout's row counts where the set may have to grow for them and only the device knows: not while a graph
+ * is captured, and not of a layout that one fills. */
+epf_status epf_op_learn_rows(const epf_op *op, const epf_buffer_set *set, const epf_layout *layout);
+
 /* Rows to take at once for results by rows: on a device what the set holds, so that no later call takes more. */
 int64_t epf_op_max_rows(const epf_op *op, const epf_layout *layout, const epf_buffer_set *set);
 

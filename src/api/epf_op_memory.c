@@ -156,6 +156,16 @@ epf_status epf_op_replace_set(epf_op *op, epf_buffer_set *set, int64_t rows,
     return st;
 }
 
+epf_status epf_op_learn_rows(const epf_op *op, const epf_buffer_set *set, const epf_layout *layout)
+{
+    const bool always_fits = set->map.rows >= epf_shape_max_rows(&op->shape);
+    if (layout->is_known || always_fits || !op->config.allow_regrow ||
+        op->backend->layout_is_captured(layout)) {
+        return EPF_OK; /* the device compares */
+    }
+    return epf_layout_learn(layout);
+}
+
 epf_status epf_op_reserve_rows(epf_op *op, epf_buffer_set *set, const epf_layout *layout)
 {
     if (!layout->is_known || layout->max_rows <= set->map.rows) {

@@ -251,6 +251,12 @@ void *epf_cuda_op_stream(const epf_cuda_op *o)
     return o->stream;
 }
 
+bool epf_cuda_op_is_capturing(const epf_cuda_op *o)
+{
+    bool is_capturing;
+    return epf_cuda_is_capturing(o->stream, &is_capturing) != EPF_OK || is_capturing;
+}
+
 static epf_status move_to(epf_cuda_op *o, cudaStream_t to)
 {
     EPF_TRY(epf_cuda_refuse_capture(o->stream, "epf_op_set_stream"));

@@ -46,6 +46,7 @@ epf_status epf_cuda_op_wait(epf_cuda_op *op);
 epf_status epf_cuda_op_copy(epf_cuda_op *op, void *to, const void *from, int64_t bytes);
 
 void *epf_cuda_op_stream(const epf_cuda_op *op);
+bool epf_cuda_op_is_capturing(const epf_cuda_op *op);
 epf_status epf_cuda_op_set_stream(epf_cuda_op *op, void *stream);
 
 /* Where a rank's control windows and its own buffer sets are. */
@@ -71,6 +72,9 @@ void epf_cuda_op_raise(epf_cuda_op *op, const epf_fault *fault);
 
 /* State, words and report of this rank as after creation; the stream is empty. */
 epf_status epf_cuda_op_zero(epf_cuda_op *op);
+
+/* For tests: each warp of the calls that follow begins its role late by a random time below max_ns; 0: at once. */
+void epf_cuda_op_delay_roles(epf_cuda_op *op, uint64_t max_ns);
 
 /* What a layout has beside its arrays. */
 typedef struct epf_cuda_layout epf_cuda_layout;

@@ -314,10 +314,7 @@ static int32_t same_bits(const char *name, op_rows *got, const op_rows *want)
 static int32_t run_problem(const char *text)
 {
     static const layer_variant one_rank = {.name = "one rank"};
-    epf_problem problem = epf_problem_of(text);
-    if (epf_space_is_device()) {
-        problem.capacity = problem.num_ranks; /* a layer's buffers do not grow there */
-    }
+    const epf_problem problem = epf_problem_of(text);
     epf_data *data = epf_data_make(&problem);
     epf_data *merged = epf_data_merge(data);
     op_rows want[2];
