@@ -30,6 +30,7 @@ struct epf_cuda_op {
     uint32_t generation; /* resets */
     bool has_captured;   /* a graph may hold calls of this operator */
     epf_cuda_profile *profile; /* NULL until a call is profiled */
+    uint64_t role_delay_ns;    /* epf_cuda_call.h; only tests set it */
 };
 
 struct epf_cuda_layout {

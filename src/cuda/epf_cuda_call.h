@@ -72,6 +72,8 @@ typedef struct epf_cuda_call {
     uint64_t *tile_done;         /* [max M-tiles * EPF_CUDA_TILE_PARTS] */
     epf_cuda_report *report;
     uint64_t timeout_ns;
+    uint64_t
+        role_delay_ns; /* tests: each warp begins its role late by a random time below this; 0: at once */
     epf_prof_record *
         records; /* [CTAs * EPF_CUDA_PROF_LANES, records_per_lane] zeroed: where the launch is recorded;
                                  a lane's records end at its first without begin_ns.  NULL: it is not recorded */

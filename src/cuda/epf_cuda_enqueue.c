@@ -98,6 +98,12 @@ static void fill_call(const epf_cuda_op *o, const epf_call *call, epf_cuda_call 
     c->tile_done = o->tile_done;
     c->report = o->report;
     c->timeout_ns = o->comm->timeout_ns;
+    c->role_delay_ns = o->role_delay_ns;
+}
+
+void epf_cuda_op_delay_roles(epf_cuda_op *o, uint64_t max_ns)
+{
+    o->role_delay_ns = max_ns;
 }
 
 /* What the host will wait for, once the launch was taken. */

@@ -19,6 +19,23 @@ static __device__ __forceinline__ uint64_t epf_device_clock_ns(void)
     return now;
 }
 
+/* Of a test of the protocol: some of the warps that come here are late, by times of the clock's choice. */
+static __device__ __forceinline__ void epf_device_delay(uint64_t role_delay_ns)
+{
+    if (role_delay_ns != 0) {
+        const uint64_t begin = epf_device_clock_ns();
+        const uint32_t warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+        uint64_t mixed = (begin + warp * 40503u) * UINT64_C(0x9e3779b97f4a7c15);
+        mixed ^= mixed >> 29;
+        mixed = __shfl_sync(~0u, mixed, 0);
+        if (mixed % 3 == 0) {
+            const uint64_t wait = (mixed >> 8) % role_delay_ns;
+            while (epf_device_clock_ns() - begin < wait) {
+            }
+        }
+    }
+}
+
 static __device__ __forceinline__ uint32_t *epf_device_abort(const epf_call &call, int32_t rank)
 {
     return (uint32_t *)(call.control[rank] + call.control_map.abort);

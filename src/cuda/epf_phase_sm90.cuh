@@ -561,6 +561,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
     cluster_sync();
     if (smem.shared.run) {
+        epf_device_delay(args.call.role_delay_ns);
         if (blockIdx.x == 0 && threadIdx.x / 32 == 2) {
             signal_entered(view);
         }

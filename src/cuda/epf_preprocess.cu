@@ -492,6 +492,7 @@ static __global__ void __launch_bounds__(kThreads, 1)
     preprocess_kernel(const __grid_constant__ epf_cuda_preprocess_args args)
 {
     const preprocess x = begin(args);
+    epf_device_delay(args.call.role_delay_ns);
     if (x.epoch > EPF_EPOCH_LAST) {
         if (grid_thread() == 0) {
             raise_fault(args.call, EPF_E_STATE, EPF_EPOCH_LAST, x.epoch);

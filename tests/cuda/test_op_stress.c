@@ -1,6 +1,6 @@
 /*
- * test_op_stress: layers back to back, none of them waited for, each rank late by random times: several
- * layouts and results are under way at once, and every one of them is exact.
+ * test_op_stress: layers back to back, none of them waited for, each rank late by random times, and on a device each
+ * role of each CTA: several layouts and results are under way at once, and every one of them is exact.
  *
  *     test_op_stress [SEED [BATCHES [MAX_DELAY_US]]]
  */
@@ -9,11 +9,14 @@
 #include <string.h>
 #include <time.h>
 
+#include "api/epf_op.h"
+#include "cuda/epf_cuda_backend.h"
 #include "op_case.h"
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
+#include "support/epf_space.h"
 
-enum { NUM_CASES = 5 };
+enum { NUM_CASES = 5, ROLE_DELAY_NS = 500 /* at most, for each us of the ranks' */ };
 
 typedef struct stress {
     uint64_t seed;
@@ -59,6 +62,9 @@ static void run_rank(epf_test_rank *rank)
 
     memset(ranks, 0, sizeof ranks);
     ok = op_open(&ranks[0], s->cases[0], rank);
+    if (ok && epf_space_is_device()) {
+        epf_cuda_op_delay_roles(ranks[0].op->cuda, (uint64_t)s->max_delay_us * ROLE_DELAY_NS);
+    }
     for (int32_t i = 1; i < NUM_CASES && ok; i++) {
         op_borrow(&ranks[i], s->cases[i], &ranks[0]);
     }
