@@ -173,7 +173,7 @@ static void make_rank(setting *s, int32_t r, int32_t num_ctas)
     m->set = zeroed(s->set_map.total_bytes);
     c->state = zeroed(sizeof *c->state);
     c->tile_ready = zeroed(tiles * 8);
-    c->tile_done = zeroed(tiles * 8);
+    c->tile_done = zeroed(tiles * EPF_CUDA_TILE_PARTS * 8);
     c->expert_ready = zeroed(shape->num_local * 8);
     c->report = m->report;
     c->timeout_ns = 5000000000u;
@@ -232,7 +232,6 @@ static void fill_phase(const setting *s, int32_t r, epf_cuda_phase_args *a)
     c->row_source = m->layout.row_source;
     c->num_tokens = s->row.tokens;
     c->phase.num_ranks = s->shape.num_ranks;
-    c->phase.num_comm_workers = a->num_ctas;
     c->phase.slots_per_task = 16;
     c->phase.tokens_per_task = 4;
     c->phase.num_tokens = s->row.tokens;
@@ -258,6 +257,7 @@ static void dispatch_to(const setting *s, int32_t r, bool swiglu)
     epf_call *const c = &a.call.call;
     fill_phase(s, r, &a);
     c->phase.kind = EPF_PHASE_DISPATCH;
+    c->phase.num_comm_workers = a.num_ctas;
     c->input = (epf_rows){m->tokens, s->shape.hidden};
     c->weight = (epf_rows){m->weights, s->shape.topk};
     c->gemm_weight = m->b1;

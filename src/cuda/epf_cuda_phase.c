@@ -188,8 +188,9 @@ epf_status epf_cuda_phase_run(const epf_cuda_phase_args *args, void *stream)
     kernel.smem_bytes = variant->gemm.smem_bytes;
     kernel.cluster = variant->gemm.cluster_n;
     kernel.num_ctas = args->num_ctas;
-    EPF_CHECK_ARG(args->num_ctas >= kernel.cluster, "num_ctas: %d, must be at least %d",
-                  args->num_ctas, kernel.cluster);
+    EPF_CHECK_ARG(args->num_ctas >= kernel.cluster * (kernel_args.gemm.first_cluster + 1),
+                  "num_ctas: %d, must be at least %d", args->num_ctas,
+                  kernel.cluster * (kernel_args.gemm.first_cluster + 1));
     return epf_gemm_sm90_launch(&kernel, &kernel_args, stream);
 }
 

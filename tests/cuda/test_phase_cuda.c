@@ -219,7 +219,6 @@ static void fill_common(const setting *s, int32_t r, epf_cuda_phase_args *a)
     c->row_source = m->row_source;
     c->num_tokens = d->num_tokens[r];
     c->phase.num_ranks = s->shape.num_ranks;
-    c->phase.num_comm_workers = s->num_ctas;
     c->phase.slots_per_task = 16;
     c->phase.tokens_per_task = 4;
     c->phase.num_tokens = d->num_tokens[r];
@@ -239,6 +238,7 @@ static void enqueue_dispatch(const setting *s, int32_t r, bool block_wise)
     epf_call *const c = &a.call.call;
     fill_common(s, r, &a);
     c->phase.kind = EPF_PHASE_DISPATCH;
+    c->phase.num_comm_workers = s->num_ctas;
     c->phase.block_wise = block_wise;
     c->input = (epf_rows){m->tokens, d->problem.hidden};
     c->weight = (epf_rows){m->weights, d->problem.num_topk};
