@@ -25,8 +25,10 @@
  *     Bad arguments are EPF_E_INVALID and found before anything is sent; epf_last_error() names the
  *     argument, what it was and what it must be.
  *   - A layout, a weight or a context outlives its operator only to be destroyed.
- *   - Running out of memory in the middle of a collective call is told to all ranks: it ends their calls
- *     too, and the operator needs epf_op_reset().
+ *   - Running out of memory in the middle of a collective call is told to all ranks, and the operator needs
+ *     epf_op_reset() on all: EPF_E_NO_MEMORY ends the call they are in or, on a rank that was through with it,
+ *     the next one.  If that one first has to meet the others (its buffers grow; every 2^32 calls epochs start
+ *     again), it ends with EPF_E_STATE when the failed rank resets, or with EPF_E_TIMEOUT when it does not.
  *   - Structs that start with struct_size are filled by their _init function first; an older or newer
  *     caller's struct is accepted as long as it sets no field that this version does not know.
  *
@@ -196,7 +198,13 @@ typedef struct epf_error_record {
 /** What the operator found, if anything; never waits.  Sticky until epf_op_reset(). */
 EPF_API epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record);
 
-/** Bring the operator back after an error: all ranks meet and agree on a fresh epoch.  Collective. */
+/**
+ * Bring the operator back after an error: all ranks meet and agree on a fresh epoch.  Collective.
+ *
+ * A rank that resets ends what others wait for in the group, who then get EPF_E_STATE and reset as well.
+ *
+ * @return EPF_E_TIMEOUT, EPF_E_PEER   not all came: the operator stays closed, and may be reset again
+ */
 EPF_API epf_status epf_op_reset(epf_op *op);
 
 /** All ranks meet.  Collective.  With CUDA it waits for the stream. */

@@ -292,15 +292,23 @@ epf_status epf_op_give_up(epf_op *op, epf_buffer_set *set, const epf_layout *lay
     return status;
 }
 
-epf_status epf_op_note(epf_op *op, epf_status status)
+/* Closes the operator until a reset, unless a fault already says more. */
+static epf_status close_op(epf_op *op, epf_status status)
 {
-    if (status == EPF_E_TIMEOUT || status == EPF_E_PEER || status == EPF_E_STATE) {
+    if (epf_op_fault(op).status == EPF_OK) {
         memset(&op->fault, 0, sizeof op->fault);
         op->fault.status = status;
         op->fault.rank = op->comm->rank;
         op->fault.peer = -1;
     }
     return status;
+}
+
+epf_status epf_op_note(epf_op *op, epf_status status)
+{
+    const bool may_disagree = status == EPF_E_TIMEOUT || status == EPF_E_PEER ||
+                              status == EPF_E_STATE || status == EPF_E_INVALID;
+    return may_disagree ? close_op(op, status) : status;
 }
 
 epf_status epf_op_poll_error(const epf_op *op, epf_error_record *record)
@@ -418,23 +426,29 @@ epf_status epf_op_reset(epf_op *op)
         return EPF_FAIL(EPF_E_STATE, "epf_op_reset: the operator holds no memory");
     }
     st = start_again(op);
-    if (st == EPF_OK) {
-        memset(&op->fault, 0, sizeof op->fault);
-    } else if (op->fault.status == EPF_OK) { /* it saw no error, but is now between two epochs */
-        op->fault.status = st;
-        op->fault.rank = op->comm->rank;
-        op->fault.peer = -1;
+    if (st != EPF_OK) {
+        return close_op(op, st); /* also where it saw no error: it is now between two epochs */
     }
-    return st;
+    memset(&op->fault, 0, sizeof op->fault);
+    return EPF_OK;
+}
+
+/* All ranks start again from zeroed words; where that fails, some may have and some not. */
+static epf_status wrap(epf_op *op)
+{
+    EPF_TRY(op->backend->wait(op));
+    EPF_TRY(epf_comm_barrier(op->comm));
+    EPF_TRY(zero_own_words(op));
+    return epf_comm_barrier(op->comm);
 }
 
 epf_status epf_op_next_epoch(epf_op *op)
 {
     if (op->epoch >= EPF_EPOCH_LAST) {
-        EPF_TRY(op->backend->wait(op));
-        EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
-        EPF_TRY(zero_own_words(op));
-        EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
+        const epf_status st = wrap(op);
+        if (st != EPF_OK) {
+            return close_op(op, st);
+        }
     }
     op->epoch++;
     return EPF_OK;

@@ -8,8 +8,8 @@
  *
  * Calls marked "collective" are made by every rank in the same order, one at a time per group. Each
  * is bounded by timeout_ns and ends early with EPF_E_PEER when a rank that it still needs has died
- * or left. After EPF_E_TIMEOUT, EPF_E_PEER or EPF_E_STATE ranks may disagree on how far they got:
- * reset() brings those that live back in step.
+ * or left, and with EPF_E_STATE when one resets.  After EPF_E_TIMEOUT, EPF_E_PEER or EPF_E_STATE
+ * ranks may disagree on how far they got: reset() brings those that live back in step.
  */
 #ifndef EPF_COMM_H
 #define EPF_COMM_H

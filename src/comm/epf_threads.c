@@ -3,12 +3,15 @@
  *
  * All collectives are one kind of round: a rank puts what it brings into its slot, and the last to
  * arrive copies for everybody.  A rank that gives up takes its slot back under the same lock, so a
- * round happens for all ranks or for none, and no half-done round is ever left behind.
+ * round happens for all ranks or for none, and no half-done round is ever left behind.  A rank that
+ * resets sends those home that wait in any other round, and who comes later does not begin to wait:
+ * their peer has given up what they are in, and they are to reset as well.
  *
  * Invariants, under the lock:
  *   num_arrived = number of slots with `arrived` < num_ranks: the last to arrive ends the round;
  *   send and recv of a slot are valid while it has arrived: their rank is inside of its call;
- *   a slot that has not arrived is written by its own rank only.
+ *   a slot that has not arrived is written by its own rank only;
+ *   either all slots that have arrived are resetting, or none is.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -146,12 +149,53 @@ static epf_status round_wait(epf_comm *comm, struct slot *own)
     return own->status;
 }
 
+/* Under the lock: a rank that waits in a reset; -1 if none. */
+static int32_t resetting(const struct group *group)
+{
+    for (int32_t r = 0; r < group->num_ranks; r++) {
+        if (group->slots[r].arrived && group->slots[r].collective == EPF_COLLECTIVE_RESET) {
+            return r;
+        }
+    }
+    return -1;
+}
+
+/* Under the lock, for rank `self` that resets. */
+static void send_others_home(struct group *group, int32_t self)
+{
+    for (int32_t r = 0; r < group->num_ranks; r++) {
+        struct slot *slot = &group->slots[r];
+        if (slot->arrived && slot->collective != EPF_COLLECTIVE_RESET) {
+            slot->arrived = false;
+            slot->status = EPF_E_STATE;
+            slot->odd_rank = self;
+            group->num_arrived--;
+        }
+    }
+    (void)pthread_cond_broadcast(&group->changed);
+}
+
+static epf_status is_resetting(const epf_comm *comm, int32_t peer)
+{
+    return EPF_FAIL(EPF_E_STATE,
+                    "rank %" PRId32 ": rank %" PRId32 " is resetting the group; reset it here",
+                    comm->rank, peer);
+}
+
 static epf_status exchange(epf_comm *comm, uint32_t collective, const void *send, void *recv,
                            size_t bytes)
 {
     struct group *group = group_of(comm);
     struct slot *own = &group->slots[comm->rank];
     (void)pthread_mutex_lock(&group->lock);
+    const int32_t ahead = resetting(group);
+    if (ahead >= 0 && collective != EPF_COLLECTIVE_RESET) {
+        (void)pthread_mutex_unlock(&group->lock);
+        return is_resetting(comm, ahead);
+    }
+    if (collective == EPF_COLLECTIVE_RESET) {
+        send_others_home(group, comm->rank);
+    }
     own->send = send;
     own->recv = recv;
     own->bytes = bytes;
@@ -165,6 +209,9 @@ static epf_status exchange(epf_comm *comm, uint32_t collective, const void *send
     const epf_status st = round_wait(comm, own);
     const struct slot seen = *own;
     (void)pthread_mutex_unlock(&group->lock);
+    if (st == EPF_E_STATE) {
+        return is_resetting(comm, seen.odd_rank);
+    }
     if (st != EPF_E_INVALID) {
         return st;
     }

@@ -126,9 +126,36 @@ static void body_leave(epf_comm *comm, void *context)
 /* Ranks in different collectives are told so. */
 static void body_crossed(epf_comm *comm, void *context)
 {
+    unsigned char mine = 0;
+    unsigned char all[8];
+    epf_window *window;
     (void)context;
-    CHECK_STATUS(comm->rank == 0 ? epf_comm_reset(comm) : epf_comm_barrier(comm), EPF_E_INVALID);
-    CHECK(strstr(epf_error_text(), "reset") != NULL, "text");
+    CHECK_STATUS(comm->rank == 0 ? epf_comm_all_gather(comm, &mine, all, sizeof mine)
+                                 : epf_comm_window_create(comm, 4096, &window),
+                 EPF_E_INVALID);
+    CHECK(strstr(epf_error_text(), "window_create") != NULL, "text");
+    CHECK_OK(epf_comm_barrier(comm));
+}
+
+/* A rank that resets ends at once what others are in, or come to, and waits for their reset. */
+static void body_reset_ahead(epf_comm *comm, void *context)
+{
+    const struct timespec nap = {.tv_sec = 0, .tv_nsec = 50000000};
+    const uint64_t begin = epf_now_ns();
+    (void)context;
+    if (comm->rank == 2) {
+        (void)nanosleep(&nap, NULL); /* others most likely wait */
+        (void)nanosleep(&nap, NULL);
+    } else {
+        if (comm->rank == 1) {
+            (void)nanosleep(&nap, NULL);
+        }
+        CHECK_STATUS(epf_comm_barrier(comm), EPF_E_STATE);
+        CHECK(strstr(epf_error_text(), "rank 2 is resetting the group") != NULL, "text: %s",
+              epf_error_text());
+    }
+    CHECK_OK(epf_comm_reset(comm));
+    CHECK(seconds_since(begin) < 30.0, "%.3f s", seconds_since(begin));
     CHECK_OK(epf_comm_barrier(comm));
 }
 
@@ -167,6 +194,7 @@ int main(void)
     run_threads(3, 2 * SECOND / 5, body_late, NULL);
     run_threads(3, 60 * SECOND, body_leave, NULL);
     run_threads(4, 60 * SECOND, body_crossed, NULL);
+    run_threads(3, 60 * SECOND, body_reset_ahead, NULL);
     test_groups_side_by_side();
     CHECK(count_descriptors() == before, "descriptors left behind");
     return 0;

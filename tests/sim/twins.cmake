@@ -42,12 +42,14 @@ epf_twin(posted_once src/api/epf_preprocess.c
   [[x.parity = (int32_t)(op->num_preprocess++ & 1u);]]
   [[x.parity = SIM_TWIN ? 0 : (int32_t)(op->num_preprocess++ & 1u);]])
 epf_twin(wrap_without_meeting src/api/epf_op.c
-  [[        EPF_TRY(epf_op_note(op, epf_comm_barrier(op->comm)));
-    }
-    op->epoch++;]]
-  [[        EPF_TRY(SIM_TWIN ? EPF_OK : epf_op_note(op, epf_comm_barrier(op->comm)));
-    }
-    op->epoch++;]])
+  [[    return epf_comm_barrier(op->comm);
+}
+
+epf_status epf_op_next_epoch]]
+  [[    return SIM_TWIN ? EPF_OK : epf_comm_barrier(op->comm);
+}
+
+epf_status epf_op_next_epoch]])
 epf_twin(reset_without_meeting src/api/epf_op.c
   [[epf_comm_barrier(op->comm); /* nobody starts before all are clean */]]
   [[SIM_TWIN ? EPF_OK : epf_comm_barrier(op->comm);]])
