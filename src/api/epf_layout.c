@@ -18,7 +18,20 @@ static epf_status reserve_array(epf_layout *l, int64_t count, const char *name, 
     return EPF_OK;
 }
 
-epf_status epf_layout_create(epf_op *op, epf_layout **out)
+static void free_layout(epf_layout *l)
+{
+    l->backend->layout_destroy(l);
+#define X(name, entries) l->backend->memory_free(l->name);
+    EPF_LAYOUT_ARRAYS(X, 0)
+#undef X
+    l->backend->memory_free(l->row_source);
+    for (size_t i = 0; i < sizeof l->tables / sizeof l->tables[0]; i++) {
+        l->backend->memory_free(l->tables[i]);
+    }
+    epf_free(l);
+}
+
+static epf_status make_layout(epf_op *op, epf_layout **out)
 {
     const epf_shape *const s = &op->shape;
     epf_status st;
@@ -37,8 +50,33 @@ epf_status epf_layout_create(epf_op *op, epf_layout **out)
     return EPF_OK;
 
 err_layout:
-    epf_layout_destroy(l);
+    free_layout(l);
     return st;
+}
+
+/*
+ * On a device a layout that its caller destroys is kept for the next one: freeing device memory waits for what runs
+ * there, which may be a peer's call that waits for this rank's next one.
+ */
+epf_status epf_layout_create(epf_op *op, epf_layout **out)
+{
+    for (epf_layout *l = op->layouts; l != NULL; l = l->next) {
+        if (l->is_free) {
+            l->is_free = false;
+            l->is_filled = false;
+            l->is_known = false;
+            l->is_refused = false;
+            *out = l;
+            return EPF_OK;
+        }
+    }
+    EPF_TRY(make_layout(op, out));
+    if (op->backend->on_device) {
+        (*out)->next = op->layouts;
+        (*out)->is_listed = true;
+        op->layouts = *out;
+    }
+    return EPF_OK;
 }
 
 void epf_layout_destroy(epf_layout *l)
@@ -46,15 +84,24 @@ void epf_layout_destroy(epf_layout *l)
     if (l == NULL) {
         return;
     }
-    l->backend->layout_destroy(l);
-#define X(name, entries) l->backend->memory_free(l->name);
-    EPF_LAYOUT_ARRAYS(X, 0)
-#undef X
-    l->backend->memory_free(l->row_source);
-    for (size_t i = 0; i < sizeof l->tables / sizeof l->tables[0]; i++) {
-        l->backend->memory_free(l->tables[i]);
+    if (l->is_listed) {
+        l->is_free = true;
+    } else {
+        free_layout(l);
     }
-    epf_free(l);
+}
+
+void epf_layout_forget(epf_op *op)
+{
+    while (op->layouts != NULL) {
+        epf_layout *const l = op->layouts;
+        op->layouts = l->next;
+        l->is_listed = false;
+        l->op = NULL;
+        if (l->is_free) {
+            free_layout(l);
+        }
+    }
 }
 
 int64_t epf_layout_min_rows(const epf_layout *l)

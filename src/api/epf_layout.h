@@ -19,7 +19,7 @@
     X(tile_offset, (s)->num_local + 1)                   /* [L + 1] */
 
 struct epf_layout {
-    epf_op *op;
+    epf_op *op;                     /* on a device NULL once it is gone */
     const epf_backend_ops *backend; /* of op, which may be gone when the layout is destroyed */
     uint32_t epoch;                 /* of its preprocess: the same on all ranks */
     bool is_filled;                 /* preprocess succeeded; on a device: was enqueued */
@@ -41,6 +41,9 @@ struct epf_layout {
     int32_t *send_begin; /* CPU: [E + 1] first place of each position of the sending order */
     int32_t *cursor;     /* CPU: [E]     working memory */
     void *device;        /* CUDA: the backend's own */
+    epf_layout *next;    /* CUDA: of op->layouts */
+    bool is_listed;      /* CUDA: it is there */
+    bool is_free;        /* CUDA: the caller has destroyed it */
 
     int32_t block_m;   /* of the tables below; 0: not made */
     int32_t num_tiles; /* M_grid */
@@ -51,6 +54,9 @@ struct epf_layout {
 enum { EPF_TABLE_EXPERT_IDS, EPF_TABLE_SPLIT_SIZE_CUM, EPF_TABLE_TILE_NUM, EPF_TABLE_TILE_NUM_CUM };
 
 epf_status epf_layout_create(epf_op *op, epf_layout **layout);
+
+/* The operator is about to go: frees the layouts that it keeps for others, forgets those that callers still have. */
+void epf_layout_forget(epf_op *op);
 
 /* Slots of `rank` in sending order, and each slot's row in slot order; from ids, counts and offsets. */
 void epf_layout_place(epf_layout *layout, const epf_shape *shape, int32_t rank);

@@ -45,7 +45,8 @@ struct epf_op {
     epf_exec *exec;              /* of the CPU backend */
     struct epf_cuda_op *cuda;    /* of the CUDA backend, and ... */
     struct epf_retired *retired; /* ... memory that was outgrown, */
-    struct epf_layout *spare;    /* ... the layout of refused calls */
+    struct epf_layout *spare;    /* ... the layout of refused calls, */
+    struct epf_layout *layouts;  /* ... all layouts made */
     int32_t num_workers;         /* threads, or CTAs */
     int32_t num_working;         /* the same less those held back */
     epf_memory staged;           /* [R, H] of combine with scatter workers */

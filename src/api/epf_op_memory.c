@@ -54,6 +54,7 @@ epf_status epf_op_materialize(epf_op *op)
 epf_status epf_op_finalize(epf_op *op)
 {
     epf_status st = EPF_OK;
+    bool have_met = false;
     EPF_CHECK_ARG(op != NULL, "op: NULL");
     if (op->is_finalized) {
         return EPF_OK;
@@ -63,10 +64,14 @@ epf_status epf_op_finalize(epf_op *op)
         if (st == EPF_OK && epf_op_fault(op).status == EPF_OK && !op->backend->is_aborted(op)) {
             detach_windows(op);
             st = epf_comm_barrier(op->comm); /* peers may still read what we pushed or they pull */
+            have_met = st == EPF_OK;
         }
     }
     release_windows(op);
     op->is_finalized = true;
+    if (have_met && op->backend->on_device) { /* as in epf_op_replace_set() */
+        st = epf_comm_barrier(op->comm);
+    }
     return st;
 }
 
@@ -77,6 +82,7 @@ void epf_op_destroy(epf_op *op)
     }
     if (op->backend != NULL) {
         (void)op->backend->wait(op);
+        epf_layout_forget(op);
         release_windows(op);
         for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {
             op->backend->memory_free(op->sets[i].gemm_output.data);

@@ -4,6 +4,7 @@
  */
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 #include "op_case.h"
 #include "support/epf_check.h"
@@ -65,12 +66,33 @@ static bool use(op_rank *r)
     return op_preprocess(r) && op_check_layout(r) && op_dispatch(r) && op_combine(r);
 }
 
+/* Layouts of one call each, destroyed before anybody has waited for it, while peers may be in the next one. */
+static bool churn(op_rank *r)
+{
+    epf_group_gemm_combine_result result;
+
+    epf_layout_destroy(r->layout);
+    for (int32_t i = 0; i < 24; i++) {
+        const struct timespec pause = {0, (r->id * 7 + i * 3) % 5 * 400000};
+        r->layout = NULL;
+        if (!op_enqueue(r, &result)) {
+            return false;
+        }
+        epf_layout_destroy(r->layout);
+        (void)nanosleep(&pause, NULL);
+    }
+    r->layout = NULL;
+    RANK_OK(r->rank, op_settle(r));
+    return use(r);
+}
+
 static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
 {
     epf_op_config config;
     uint64_t before = 0;
     uint64_t after = 0;
     epf_error_record record;
+    epf_layout *layout;
 
     if (!op_open(r, c, rank)) {
         return false;
@@ -94,14 +116,20 @@ static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
     RANK_OK(rank, epf_op_poll_error(r->op, &record));
     RANK_CHECK(rank, record.status == EPF_OK, "an error was found: %d", record.status);
     RANK_OK(rank, epf_op_reset(r->op));
-    if (!use(r)) {
+    if (!use(r) || !churn(r)) {
         return false;
     }
-    epf_layout_destroy(r->layout);
+    layout = r->layout;
     r->layout = NULL;
     RANK_OK(rank, epf_op_finalize(r->op));
     RANK_OK(rank, epf_op_finalize(r->op));
-    return check_refused(r);
+    if (!check_refused(r)) {
+        return false;
+    }
+    epf_op_destroy(r->op);
+    r->op = NULL;
+    epf_layout_destroy(layout); /* outlives its operator */
+    return true;
 }
 
 static void run_rank(epf_test_rank *rank)
