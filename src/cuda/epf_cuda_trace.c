@@ -23,11 +23,15 @@ typedef struct builder {
     int64_t *last_filled; /* [M-tiles] dispatch: the record of the part filled last, or NO_RECORD */
     epf_prof_buffer lane; /* being made */
     int32_t role;         /* its */
+    int64_t end;          /* of its raw records */
     uint64_t now_ns;      /* its last record's end */
 } builder;
 
-/* What a record is about. */
+/* What a record is about; flows need to know which of them. */
+typedef enum subject { OF_NOTHING, OF_TILE, OF_ROWS, OF_TOKEN } subject;
+
 typedef struct place {
+    subject subject;
     int32_t task;
     epf_tile tile; /* expert, M-tile, N-tile and rows where they mean something; else -1 */
 } place;
@@ -48,6 +52,7 @@ static bool find_tile(const builder *b, const epf_prof_record *raw, place *p)
         return false;
     }
     m_tile = map->tile_offset[raw->expert] + (int32_t)row / map->block_m;
+    p->subject = OF_TILE;
     p->tile = epf_tile_of_m(map, m_tile);
     p->tile.n_tile = raw->task;
     p->task = m_tile * map->num_n_tiles + raw->task;
@@ -80,13 +85,14 @@ static bool find_m_tile(const builder *b, int32_t m_tile, place *p)
     if (m_tile < 0 || m_tile >= epf_tile_num_m(map)) {
         return false;
     }
+    p->subject = OF_TILE;
     p->tile = epf_tile_of_m(map, m_tile);
     return true;
 }
 
-static bool find_part(const builder *b, const epf_prof_record *raw, place *p)
+/* A part of an M-tile, counted over all of them. */
+static bool find_part(const builder *b, const epf_prof_record *raw, int32_t part_rows, place *p)
 {
-    const int32_t part_rows = b->recording->grain.part_rows;
     int32_t parts;
     int32_t first;
     if (part_rows < 1 || part_rows > EPF_CUDA_BLOCK_M || raw->task < 0) {
@@ -96,6 +102,7 @@ static bool find_part(const builder *b, const epf_prof_record *raw, place *p)
     if (!find_m_tile(b, raw->task / parts, p)) {
         return false;
     }
+    p->subject = OF_ROWS;
     first = raw->task % parts * part_rows;
     p->tile.row_begin += first;
     p->tile.num_rows =
@@ -110,6 +117,7 @@ static bool find_send(const builder *b, const epf_prof_record *raw, place *p)
     if (per_task < 1 || raw->task < 0 || first >= b->call.phase.num_slots) {
         return false;
     }
+    p->subject = OF_ROWS;
     p->tile.row_begin = (int32_t)first; /* a slot, in sending order */
     p->tile.num_rows = (int32_t)epf_min64(per_task, b->call.phase.num_slots - first);
     return true;
@@ -117,13 +125,24 @@ static bool find_send(const builder *b, const epf_prof_record *raw, place *p)
 
 static bool find_token(const builder *b, const epf_prof_record *raw, place *p)
 {
+    p->subject = OF_TOKEN;
     p->tile.num_rows = 1;
     return raw->task >= 0 && raw->task < b->call.num_tokens;
 }
 
+/* The comm roles wait for M-tiles.  The math role waits for tokens as well: what it does next tells which it was. */
+static bool find_wait(const builder *b, const epf_prof_record *raw, place *p)
+{
+    const bool has_next = raw + 1 < b->recording->records + b->end;
+    if (b->role != EPF_CUDA_LANE_MATH ||
+        (has_next && raw[1].event == EPF_PROF_COMBINE_SCATTER_TOKEN)) {
+        return find_m_tile(b, raw->task, p);
+    }
+    return !has_next || find_token(b, raw, p);
+}
+
 static bool find_any(const builder *b, const epf_prof_record *raw, place *p)
 {
-    const bool is_math = b->role == EPF_CUDA_LANE_MATH;
     switch (raw->event) {
     case EPF_PROF_GROUP_GEMM_WAIT:
     case EPF_PROF_GROUP_GEMM_MAIN:
@@ -132,11 +151,13 @@ static bool find_any(const builder *b, const epf_prof_record *raw, place *p)
         return find_grad(b, raw, p);
     case EPF_PROF_DISPATCH_EXPAND_WAIT:
     case EPF_PROF_DISPATCH_EXPAND_MAIN:
-        return find_part(b, raw, p);
+        return find_part(b, raw, b->recording->grain.part_rows, p);
+    case EPF_PROF_COMBINE_SCATTER_TOKEN:
+        return find_part(b, raw, EPF_CUDA_PART_ROWS, p);
     case EPF_PROF_DISPATCH_TOKEN_MAIN:
         return find_send(b, raw, p);
     case EPF_PROF_COMBINE_WAIT:
-        return is_math ? find_token(b, raw, p) : find_m_tile(b, raw->task, p);
+        return find_wait(b, raw, p);
     case EPF_PROF_COMBINE_TOPK_REDUCE:
         return find_token(b, raw, p);
     case EPF_PROF_GROUP_GEMM_TAIL_NOTIFY:
@@ -150,6 +171,7 @@ static epf_status find_place(const builder *b, const epf_prof_record *raw, place
 {
     const epf_tile nothing = {EPF_PROF_NONE, EPF_PROF_NONE, EPF_PROF_NONE, EPF_PROF_NONE,
                               EPF_PROF_NONE};
+    p->subject = OF_NOTHING;
     p->task = raw->task;
     p->tile = nothing;
     if (!find_any(b, raw, p)) {
@@ -204,14 +226,22 @@ static void join_tiles(builder *b, epf_prof_record *rec, epf_prof_object object,
     }
 }
 
+/* Somebody waits for M-tiles: who flags their rows, brings them or counts them. */
+static bool tiles_are_awaited(const epf_call *c)
+{
+    return c->phase.kind == EPF_PHASE_COMBINE_SCATTER || c->signal != NULL;
+}
+
 static void join_gemm(builder *b, epf_prof_record *rec, const place *p)
 {
-    const int32_t kind = b->call.phase.kind;
     const epf_tile *const t = &p->tile;
-    if (kind == EPF_PHASE_DISPATCH && b->last_filled[t->m_tile] != NO_RECORD) {
+    if (b->call.phase.kind == EPF_PHASE_DISPATCH) {
+        if (b->last_filled[t->m_tile] == NO_RECORD) {
+            return;
+        }
         epf_prof_recv(&b->lane, rec,
                       epf_flow_of_tile(&b->call, EPF_PROF_FLOW_EXPAND, t->m_tile, t->n_tile));
-    } else if (kind == EPF_PHASE_COMBINE_SCATTER) {
+    } else if (tiles_are_awaited(&b->call)) {
         epf_prof_send(&b->lane, rec,
                       epf_flow_of_tile(&b->call, EPF_PROF_FLOW_GEMM, t->m_tile, t->n_tile));
     }
@@ -251,12 +281,13 @@ static void add_flows(builder *b, epf_prof_record *rec, int64_t raw_idx, const p
         join_gemm(b, rec, p);
         break;
     case EPF_PROF_COMBINE_WAIT:
-        if (b->role == EPF_CUDA_LANE_MATH) {
+        if (p->subject == OF_TOKEN) {
             receive_token(b, rec, p);
-        } else {
+        } else if (p->subject == OF_TILE) {
             join_tiles(b, rec, EPF_PROF_FLOW_GEMM, p);
         }
         break;
+    case EPF_PROF_COMBINE_SCATTER_TOKEN:
     case EPF_PROF_GROUP_GEMM_TAIL_NOTIFY:
         for (int32_t i = 0; i < p->tile.num_rows; i++) {
             epf_prof_send(
@@ -274,6 +305,7 @@ static uint64_t max_records(const builder *b, const epf_prof_record *raw, const 
 {
     switch (raw->event) {
     case EPF_PROF_DISPATCH_TOKEN_MAIN:
+    case EPF_PROF_COMBINE_SCATTER_TOKEN:
     case EPF_PROF_GROUP_GEMM_TAIL_NOTIFY:
         return 1 + (uint64_t)p->tile.num_rows;
     case EPF_PROF_DISPATCH_EXPAND_MAIN:
@@ -318,6 +350,7 @@ static epf_status survey_lane(builder *b, int32_t worker, uint64_t *capacity)
     const int64_t end = end_of(r, worker);
     *capacity = 0;
     b->role = worker % EPF_CUDA_PROF_LANES;
+    b->end = end;
     for (int64_t i = first_of(r, worker); i < end; i++) {
         const epf_prof_record *const raw = &r->records[i];
         place p;
@@ -365,6 +398,7 @@ static epf_status make_lane(builder *b, int32_t worker, uint64_t capacity, epf_t
     b->lane.records = lane->records;
     b->lane.capacity = capacity;
     b->role = worker % EPF_CUDA_PROF_LANES;
+    b->end = end;
     b->now_ns = 1; /* a trace has no time 0 */
     for (int64_t i = first_of(r, worker); i < end; i++) {
         place p;

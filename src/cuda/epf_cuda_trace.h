@@ -9,8 +9,10 @@
  *   dispatch_expand_*          part of an M-tile, counted over all         the part's
  *   group_gemm_wait, _main     M-tile x N-tiles + N-tile of 256 columns,   the M-tile's
  *                              of which each M-tile has an even number
- *   combine_wait, group_gemm_tail_notify of the comm roles: M-tile         its
- *   combine_wait, combine_topk_reduce of the math role: token              -, 1
+ *   combine_wait before either of the next two: M-tile                     its
+ *   group_gemm_tail_notify     M-tile                                      its
+ *   combine_scatter_token      16 rows of an M-tile, counted over all      the part's
+ *   combine_topk_reduce, combine_wait before it: token                     -, 1
  *   weight_grad_main           tile, counted over all experts; -1 where    the expert, its rows
  *                              the launch has more than one gradient
  *

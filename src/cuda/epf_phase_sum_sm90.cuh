@@ -131,7 +131,7 @@ static __device__ __forceinline__ bool bring_task(const phase_view &v, int32_t i
         bring_rows<kAhead>(
             v, make_int2(tile.row_begin + first,
                          tile.row_begin + min(first + EPF_CUDA_PART_ROWS, tile.num_rows)));
-        prof_end(v, EPF_PROF_COMBINE_SCATTER_TOKEN, m_tile);
+        prof_end(v, EPF_PROF_COMBINE_SCATTER_TOKEN, index);
     }
     return true;
 }

@@ -128,14 +128,16 @@ static bool check_combine(const op_rank *r, const seen_call *call)
                               ? 0
                               : r->c->route.num_local_experts *
                                     ((p->num_columns + BLOCK_M - 1) / BLOCK_M) * num_n(p->hidden);
+    const bool brings = r->c->knobs.combine_sm > 0; /* CTAs of their own, 16 rows at a time */
+    const int64_t flagged = p->fuse_scatter && !brings ? m_tiles : 0;
     const task_set gemm = {EPF_PROF_GROUP_GEMM_MAIN, true, false, m_tiles * num_n(p->hidden)};
-    const task_set wait = {EPF_PROF_COMBINE_WAIT, false, true, p->fuse_scatter ? m_tiles : 0};
-    const task_set notify = {EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, false, true,
-                             p->fuse_scatter ? m_tiles : 0};
+    const task_set wait = {EPF_PROF_COMBINE_WAIT, false, true, flagged};
+    const task_set notify = {EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, false, true, flagged};
     const task_set grad = {EPF_PROF_WEIGHT_GRAD_MAIN, true, false, grads};
 
-    return check_window(r, call) && check_tasks(r, call, &gemm) && check_tasks(r, call, &wait) &&
-           check_tasks(r, call, &notify) && check_tasks(r, call, &grad);
+    return check_window(r, call) && check_tasks(r, call, &gemm) &&
+           (brings || check_tasks(r, call, &wait)) && check_tasks(r, call, &notify) &&
+           check_tasks(r, call, &grad);
 }
 
 /* Reads this rank's file and hands it to `check`. */
@@ -287,6 +289,7 @@ int main(void)
 {
     const op_knobs plain = {.own_outputs = true};
     const op_knobs grad = {.own_outputs = true, .grad_dtype = EPF_DTYPE_BF16, .block_wise = true};
+    const op_knobs bring = {.own_outputs = true, .combine_sm = 2, .num_reduce_sms = 2};
     char folder[] = "/tmp/epfuse-profile-XXXXXX";
     int32_t failed = 0;
 
@@ -296,5 +299,6 @@ int main(void)
     failed += run("W1E4K2T300H264N520/zipf/seed42/fuse_scatter", &grad);
     failed += run("W2E4K2T300H520N264/zipf/seed43", &grad);
     failed += run("W2E4K2T400H264N1032/uniform/seed44/fuse_scatter", &plain);
+    failed += run("W2E4K2T300H264N264/uniform/seed45/fuse_scatter", &bring);
     return op_finish(failed);
 }

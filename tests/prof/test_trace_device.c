@@ -223,6 +223,41 @@ static void check_combine(void)
     epf_trace_destroy(trace);
 }
 
+/* CTAs that bring rows: their math role waits for M-tiles, then for tokens. */
+static void check_bring(void)
+{
+    const epf_trace_lane *lane;
+    const epf_prof_record *rec;
+    epf_trace *trace;
+    world w;
+    begin_world(&w, EPF_PHASE_COMBINE_SCATTER);
+    (void)add(&w, 0, EPF_CUDA_LANE_MATH, EPF_PROF_COMBINE_WAIT, 2);
+    (void)add(&w, 0, EPF_CUDA_LANE_MATH, EPF_PROF_COMBINE_SCATTER_TOKEN, 2 * 8 + 1);
+    (void)add(&w, 0, EPF_CUDA_LANE_MATH, EPF_PROF_COMBINE_WAIT, 1);
+    (void)add(&w, 0, EPF_CUDA_LANE_MATH, EPF_PROF_COMBINE_TOPK_REDUCE, 1);
+    (void)add(&w, 1, EPF_CUDA_LANE_MATH, EPF_PROF_COMBINE_WAIT, 7); /* what for, it did not say */
+    CHECK_OK(epf_cuda_trace_make(&w.recording, &trace));
+    lane = lane_of(trace, 0, EPF_TRACE_ROLE_MATH);
+    (void)expect(lane, 0, NUMBERS(2, 1, 30));
+    CHECK(count_flow(lane, epf_flow_of_tile(&w.call, EPF_PROF_FLOW_GEMM, 2, 0), false) == 0,
+          "numbered by the call's 3 N-tiles");
+    w.call.phase.tiles.num_n_tiles = 4;
+    for (int32_t n = 0; n < 4; n++) {
+        CHECK(count_flow(lane, epf_flow_of_tile(&w.call, EPF_PROF_FLOW_GEMM, 2, n), false) == 1,
+              "N-tile %d", n);
+    }
+    (void)expect(lane, 1, NUMBERS(2 * 8 + 1, 1, 14)); /* rows 156 to 169 */
+    for (int64_t row = 140; row < 170; row++) {
+        CHECK(count_flow(lane, epf_flow_of_slot(EPOCH, RANK, row), true) == (row >= 156), "row %d",
+              (int)row);
+    }
+    rec = expect(lane, 2, NUMBERS(1, -1, 1));
+    CHECK(rec->flow_in == epf_flow_of_slot(EPOCH, 0, 11), "the last slot of token 1");
+    rec = expect(lane_of(trace, 1, EPF_TRACE_ROLE_MATH), 0, NUMBERS(7, -1, -1));
+    CHECK(rec->flow_in == 0, "no flow");
+    epf_trace_destroy(trace);
+}
+
 /* Written, read back and summed up: it is a device's still. */
 static void check_file(void)
 {
@@ -302,7 +337,7 @@ static void check_refused(void)
     refuse(comm, EPF_PROF_COMBINE_WAIT, NUMBERS(3, 0, 0));
     refuse(comm, EPF_PROF_GROUP_GEMM_TAIL_NOTIFY, NUMBERS(-1, 0, 0));
     refuse(math, EPF_PROF_COMBINE_TOPK_REDUCE, NUMBERS(3, 0, 0));
-    refuse(math, EPF_PROF_COMBINE_WAIT, NUMBERS(-1, 0, 0));
+    refuse(comm, EPF_PROF_COMBINE_SCATTER_TOKEN, NUMBERS(24, 0, 0));
     refuse(math, EPF_PROF_NUM_EVENTS, NUMBERS(0, 0, 0));
 }
 
@@ -330,6 +365,7 @@ int main(void)
 {
     check_dispatch();
     check_combine();
+    check_bring();
     check_file();
     check_edges();
     check_refused();
