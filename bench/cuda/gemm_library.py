@@ -1,20 +1,14 @@
-"""The grouped GEMM of libepfgemm.so for torch tensors: a mirror of src/cuda/epf_gemm_cuda.h for benches."""
+"""The grouped GEMM of libepfgemm.so for torch tensors, for benches: arguments as src/cuda/epf_gemm_cuda.h has them."""
 import ctypes
+import pathlib
 
 import torch
 
+from epfuse_library import read_headers
+
 DTYPES = {torch.bfloat16: 2, torch.float16: 3}
-
-
-class Args(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in (
-        "dtype", "weight_grad", "b_n_major", "epilogue", "num_experts", "n", "k", "m")] + [
-        ("a_rows", ctypes.c_int64)] + [(name, ctypes.c_void_p) for name in (
-            "a", "b", "c", "raw", "row_ptr", "row_weight", "gather", "rows", "row_offset", "queue")] + [
-        ("expected_rows", ctypes.c_int64)] + [(name, ctypes.c_int32) for name in (
-            "sm_margin", "block_n", "cluster_m", "cluster_n", "group_m", "short_last",
-            "row_weight_dtype")] + [(name, ctypes.c_int64) for name in (
-                "a_stride", "b_stride", "c_stride", "raw_stride")]
+HEADER = pathlib.Path(__file__).resolve().parents[2] / "src" / "cuda" / "epf_gemm_cuda.h"
+Args = read_headers([HEADER])[0]["epf_gemm_cuda_args"]
 
 
 class Library:
