@@ -6,8 +6,8 @@
  *
  * Times are globaltimer's, shown as the host's: CLOCK_MONOTONIC less globaltimer, measured after each profiled call.  A
  * kernel keeps writing its time to host memory, the host compares, and the least difference counts.  So it is too large
- * by the time that a store takes to the host, below 2 us and alike for all ranks of a machine, and by what the clocks
- * drift apart during the call.
+ * by the time that a store takes to the host, a microsecond or so and alike for all ranks of a machine, and by what the
+ * clocks drift apart during the call.
  */
 #ifndef EPF_CUDA_PROFILE_H
 #define EPF_CUDA_PROFILE_H
