@@ -190,7 +190,7 @@ def watch(ranks, jobs, deadline):
 def work(options, jobs, environment):
     """Runs the jobs, with new processes after each failure; which failed or were left, which were skipped, and why."""
     deadline = options.deadline
-    bad, skipped, left = [], [], list(jobs)
+    bad, skipped, left, tries = [], [], list(jobs), 2
     while left:
         if time.time() + START_SECONDS + EXPECTED[left[0]["kind"]] > deadline:
             bad += [f"{name_of(job)}: not begun, the time was up" for job in left]
@@ -209,7 +209,8 @@ def work(options, jobs, environment):
                 bad.append(f"{name_of(job)}: {texts.get(number) or why or 'its ranks ended'}")
             skipped += [f"{name_of(job)}: {text}" for what, of, text in steps if what == "skip" and of == number]
         left = [job for job in left if job["number"] not in begun | done]
-        if not begun and not done:  # they do not even start
+        tries -= not begun | done
+        if tries == 0:  # they do not even start
             bad += [f"{name_of(job)}: {why or 'the ranks ended before it, see node.log'}" for job in left]
             break
     return bad, skipped
