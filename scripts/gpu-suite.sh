@@ -195,7 +195,7 @@ stage_node() {
     done
   done
   # shellcheck disable=SC2046,SC2086  # options are words
-  one node "${EPFUSE_SUITE_LIMIT:-560}" python3 "$ROOT/bench/cuda/node.py" "$LIBRARY" --out "$OUT/node" \
+  one node "${EPFUSE_SUITE_LIMIT:-560}" python3 "$ROOT/bench/cuda/node.py" "$LIBRARY" --out "$OUT/node" --minutes 7 \
     $(find "$BUILD" -maxdepth 3 -name libepfgemm.so -printf '--gemm %p') ${EPFUSE_NODE_OPTIONS:-}
   cat "$LOGS/node.log"
 }
