@@ -169,22 +169,17 @@ static epf_status check_knobs(const epf_op *op, const epf_gemm_knobs *k)
 
 static epf_status weight_check(const epf_op *op, const epf_weight_config *c, const epf_weight *w)
 {
-    const epf_tensor *const t = &c->tensor;
+    (void)c;
     EPF_TRY(epf_phase_check_fixed(op, "gemm_block_size_n", w->block_n, BLOCK_N));
-    EPF_TRY(epf_phase_check_fixed(op, "gemm_block_size_k", w->block_k, BLOCK_K));
-    if ((t->shape[1] > 1 && t->stride[1] != t->shape[2]) ||
-        (t->shape[0] > 1 && t->stride[0] != t->shape[1] * t->shape[2])) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "weight: strides %lld, %lld, but the CUDA backend reads dense weights",
-                        (long long)t->stride[0], (long long)t->stride[1]);
-    }
-    return EPF_OK;
+    return epf_phase_check_fixed(op, "gemm_block_size_k", w->block_k, BLOCK_K);
 }
 
 static epf_status weight_make(epf_op *op, const epf_weight_config *c, epf_weight *w)
 {
     (void)op;
     w->data = c->tensor.data;
+    w->stride = c->tensor.stride[1];
+    w->expert_stride = c->tensor.shape[0] > 1 ? c->tensor.stride[0] : 0;
     w->num_n_tiles = epf_ceil_div(w->n, BLOCK_N);
     return EPF_OK;
 }
@@ -387,7 +382,11 @@ static epf_status phase_run(epf_op *op, const epf_launch *launch)
     l.call = &launch->call;
     l.layout = launch->layout->device;
     l.own_set = set->window.base[op->comm->rank];
-    l.weight_n_major = launch->weight != NULL && !launch->weight->reduce_last_dim;
+    if (launch->weight != NULL) {
+        l.weight_n_major = !launch->weight->reduce_last_dim;
+        l.weight_stride = launch->weight->stride;
+        l.weight_expert_stride = launch->weight->expert_stride;
+    }
     l.capacity = launch->capacity;
     l.expected_rows = launch->layout->is_known ? launch->layout->num_rows : 0;
     return launch->profile_file_name != NULL ? run_profiled(op, &l, launch->profile_file_name)

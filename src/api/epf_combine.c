@@ -152,6 +152,25 @@ static epf_status check_grad_tasks(const epf_op *op, const epf_group_gemm_combin
     return EPF_OK;
 }
 
+/* What tensor maps, and 16 bytes at a time, ask of a gradient's matrices. */
+static epf_status check_device_grad(const epf_op *op, const epf_group_gemm_combine_args *a)
+{
+    const int64_t *const stride = a->grad_weight.stride;
+    if (a->grad_output.shape[1] % 8 != 0 || a->orig_input.shape[1] % 8 != 0) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "grad_output, orig_input: %lld and %lld columns, but this backend takes "
+                        "multiples of 8",
+                        (long long)a->grad_output.shape[1], (long long)a->orig_input.shape[1]);
+    }
+    if (op->shape.num_local > 1 && stride[0] % stride[1] != 0) {
+        return EPF_FAIL(EPF_E_UNSUPPORTED,
+                        "grad_weight: stride[0] %lld, but this backend writes experts that are "
+                        "whole rows of %lld apart",
+                        (long long)stride[0], (long long)stride[1]);
+    }
+    return EPF_OK;
+}
+
 epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
                           const epf_group_gemm_combine_args *a)
 {
@@ -187,11 +206,8 @@ epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
     EPF_TRY(epf_phase_check_align(op, &a->grad_output, "grad_output"));
     EPF_TRY(epf_phase_check_align(op, &a->orig_input, "orig_input"));
     EPF_TRY(epf_phase_check_align(op, &a->grad_weight, "grad_weight"));
-    if (op->backend->on_device && given > 0 && op->shape.num_local > 1 &&
-        a->grad_weight.stride[0] != a->grad_weight.shape[1] * a->grad_weight.stride[1]) {
-        return EPF_FAIL(EPF_E_UNSUPPORTED,
-                        "grad_weight: stride[0] %lld, but this backend writes experts without gaps",
-                        (long long)a->grad_weight.stride[0]);
+    if (op->backend->on_device && given > 0) {
+        EPF_TRY(check_device_grad(op, a));
     }
     EPF_TRY(check_grad_tasks(op, a));
     return epf_phase_check_table(op, &a->split_size_cum_per_expert, &table);

@@ -13,6 +13,8 @@ struct epf_weight {
     int64_t n;                      /* columns written */
     int64_t k;                      /* reduction length */
     bool gate_up;
+    int64_t stride; /* CUDA: elements from row to row of the tensor, and from expert to expert */
+    int64_t expert_stride;
     int32_t block_n; /* as asked for or chosen */
     int32_t block_k; /* as asked for; EPF_AUTO: all of k */
 };

@@ -100,6 +100,8 @@ typedef struct epf_cuda_launch {
     const epf_cuda_layout *layout;
     uint8_t *own_set; /* this rank's window of the buffer set */
     bool weight_n_major;
+    int64_t weight_stride; /* as epf_cuda_phase.h has them */
+    int64_t weight_expert_stride;
     int64_t capacity;      /* rows that every buffer of the call holds */
     int64_t expected_rows; /* R if known, else 0 */
     epf_prof_record

@@ -172,6 +172,8 @@ static epf_status enqueue_gemm(epf_cuda_op *o, const epf_cuda_launch *launch)
     g.a = call->gemm_input.data;
     g.a_stride = call->gemm_input.stride;
     g.b = call->gemm_weight;
+    g.b_stride = launch->weight_stride;
+    g.b_expert_stride = launch->weight_expert_stride;
     g.c = call->gemm_output.data;
     g.c_stride = call->gemm_output.stride;
     return epf_gemm_cuda(&g, o->stream);
@@ -194,6 +196,7 @@ static epf_status enqueue_grads(epf_cuda_op *o, const epf_cuda_launch *launch)
         g.b_stride = operands->orig_input.stride;
         g.c = operands->out.data;
         g.c_stride = operands->out.stride;
+        g.c_expert_stride = operands->expert_stride;
         EPF_TRY(epf_gemm_cuda(&g, o->stream));
     }
     return EPF_OK;
@@ -211,6 +214,8 @@ static epf_status enqueue_phase(epf_cuda_op *o, const epf_cuda_launch *launch)
     args.call.grain = launch->grain;
     args.own_set = launch->own_set;
     args.weight_n_major = launch->weight_n_major;
+    args.weight_stride = launch->weight_stride;
+    args.weight_expert_stride = launch->weight_expert_stride;
     args.num_ctas = o->num_ctas;
     args.expected_rows = launch->expected_rows;
     return epf_cuda_phase_run(&args, o->stream);

@@ -112,6 +112,8 @@ static epf_status fill_gemm(const epf_cuda_phase_args *args, const epf_phase_sm9
     g.n = (int32_t)call->gemm_n;
     g.k = (int32_t)call->gemm_k;
     g.b = call->gemm_weight;
+    g.b_stride = args->weight_stride;
+    g.b_expert_stride = args->weight_expert_stride;
     g.rows = tiles->rows;
     g.row_offset = tiles->row_offset;
     g.queue = args->call.state->queue;
@@ -143,6 +145,7 @@ static epf_status fill_grad(const epf_cuda_phase_args *args, int32_t index,
     g.b_stride = operands->orig_input.stride;
     g.c = operands->out.data;
     g.c_stride = operands->out.stride;
+    g.c_expert_stride = operands->expert_stride;
     g.rows = call->phase.tiles.rows;
     g.row_offset = call->phase.tiles.row_offset;
     g.group_m = map->group;

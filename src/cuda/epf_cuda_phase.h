@@ -13,7 +13,7 @@ extern "C" {
 
 /*
  * call.call holds the operands, all in device memory: input, weight, outputs, gates, gradients, and
- *   gemm_weight     the weight itself: [L, N, K] dense, or [L, K, N] where weight_n_major
+ *   gemm_weight     the weight itself: [L, N, K], or [L, K, N] where weight_n_major
  *   gemm_n, gemm_k  N and K of this rank's experts
  *   phase           kind, num_ranks, block_wise, slots_per_task, tokens_per_task, num_tokens, num_grads and grads,
  *                   num_comm_workers (CTAs that dispatch before they expand; fuse_scatter: that only bring rows back
@@ -27,6 +27,9 @@ typedef struct epf_cuda_phase_args {
     uint8_t *
         own_set; /* this rank's own window of the buffer set: call.call.set[rank], which the host cannot read */
     bool weight_n_major;
+    int64_t
+        weight_stride; /* elements from row to row of the weight, and from expert to expert; 0: dense */
+    int64_t weight_expert_stride;
     int32_t num_ctas; /* CTAs of the launch, one per SM; epf_cuda_phase_max_ctas() at most; even */
     int64_t expected_rows; /* R if known, to pick a tile; 0: not known */
 } epf_cuda_phase_args;

@@ -25,6 +25,45 @@ static epf_status check_cuda(cudaError_t error, const char *what)
     return EPF_OK;
 }
 
+/* What the rows of C hold: all columns, or those of the activation. */
+static int32_t stored_columns(const epf_gemm_cuda_args *args)
+{
+    return args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : args->n;
+}
+
+static int64_t stored_stride(const epf_gemm_cuda_args *args)
+{
+    return args->c_stride > 0 ? args->c_stride : stored_columns(args);
+}
+
+/* Rows from expert to expert of a weight gradient. */
+static int64_t grad_pitch(const epf_gemm_cuda_args *args)
+{
+    return args->c_expert_stride > 0 ? args->c_expert_stride / stored_stride(args) : args->m;
+}
+
+static epf_status check_strides(const epf_gemm_cuda_args *args)
+{
+    const int64_t c_step = args->c_dtype == EPF_DTYPE_F32 ? 4 : 8;
+    EPF_CHECK_ARG(
+        args->a_stride % 8 == 0 && args->b_stride % 8 == 0 && args->b_expert_stride % 8 == 0 &&
+            args->c_stride % c_step == 0 && args->raw_stride % 8 == 0,
+        "a_stride, b_stride, b_expert_stride, c_stride, raw_stride are %lld, %lld, %lld, "
+        "%lld, %lld; they must be multiples of 16 bytes",
+        (long long)args->a_stride, (long long)args->b_stride, (long long)args->b_expert_stride,
+        (long long)args->c_stride, (long long)args->raw_stride);
+    EPF_CHECK_ARG(!args->gather || args->a_stride == 0 || args->a_stride == args->k,
+                  "a_stride is %lld; gathered rows must be dense", (long long)args->a_stride);
+    EPF_CHECK_ARG(args->c_expert_stride % stored_stride(args) == 0 &&
+                      (!args->weight_grad || grad_pitch(args) >= args->m),
+                  "c_expert_stride is %lld; it must be whole rows of %lld, m of them at least",
+                  (long long)args->c_expert_stride, (long long)stored_stride(args));
+    EPF_CHECK_ARG(!args->weight_grad || grad_pitch(args) * args->num_experts <= INT32_MAX,
+                  "m or c_expert_stride: %lld rows of %d experts must be below 2^31",
+                  (long long)grad_pitch(args), args->num_experts);
+    return EPF_OK;
+}
+
 static epf_status check_args(const epf_gemm_cuda_args *args)
 {
     EPF_CHECK_ARG(args->dtype == EPF_DTYPE_BF16 || args->dtype == EPF_DTYPE_F16,
@@ -42,9 +81,6 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
     if (args->weight_grad) {
         EPF_CHECK_ARG(args->m > 0 && args->m % 8 == 0,
                       "m is %d; it must be a positive multiple of 8", args->m);
-        EPF_CHECK_ARG((int64_t)args->m * args->num_experts <= INT32_MAX,
-                      "m * num_experts is %lld; it must be below 2^31",
-                      (long long)args->m * args->num_experts);
         EPF_CHECK_ARG(epf_ceil_div(args->m, BLOCK_M) * epf_ceil_div(args->n, BLOCK_M) <=
                           INT32_MAX / args->num_experts,
                       "m, n are %d, %d; %d experts must have fewer than 2^31 tiles together",
@@ -66,22 +102,12 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
                   "n is %d; SwiGLU needs a multiple of 16", args->n);
     EPF_CHECK_ARG(!args->row_ptr || args->epilogue == EPF_GEMM_STORE,
                   "row_ptr is given; SwiGLU stores to c only");
-    EPF_CHECK_ARG(
-        args->a_stride % 8 == 0 && args->b_stride % 8 == 0 &&
-            args->c_stride % (args->c_dtype == EPF_DTYPE_F32 ? 4 : 8) == 0 &&
-            args->raw_stride % 8 == 0,
-        "a_stride, b_stride, c_stride, raw_stride are %lld, %lld, %lld, %lld; they must be "
-        "multiples of 16 bytes",
-        (long long)args->a_stride, (long long)args->b_stride, (long long)args->c_stride,
-        (long long)args->raw_stride);
-    EPF_CHECK_ARG(!args->gather || args->a_stride == 0 || args->a_stride == args->k,
-                  "a_stride is %lld; gathered rows must be dense", (long long)args->a_stride);
     EPF_CHECK_ARG(args->a && args->b && args->rows && (args->c || args->row_ptr),
                   "a, b, rows and one of c and row_ptr must be given");
-    return EPF_OK;
+    return check_strides(args);
 }
 
-/* A tensor of 16-bit elements, innermost dimension first, read in boxes; stride of dimension 1, in elements,
+/* A tensor of 16-bit elements, innermost dimension first, read in boxes; strides of dimensions 1 and 2, in elements,
  * 0: dense. */
 typedef struct map_shape {
     int32_t dtype;
@@ -89,14 +115,16 @@ typedef struct map_shape {
     cuuint64_t size[3];
     cuuint32_t box[3];
     int64_t stride;
+    int64_t outer_stride;
 } map_shape;
 
 static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *shape)
 {
     const cuuint32_t steps[3] = {1, 1, 1};
-    cuuint64_t strides[2];
-    cuuint64_t bytes = 2;
     const cuuint64_t row = shape->stride > 0 ? (cuuint64_t)shape->stride : shape->size[0];
+    const cuuint64_t outer =
+        shape->outer_stride > 0 ? (cuuint64_t)shape->outer_stride : row * shape->size[1];
+    const cuuint64_t strides[2] = {row * 2, outer * 2};
     void *symbol = NULL;
     enum cudaDriverEntryPointQueryResult found;
     encode_tiled_fn *encode;
@@ -109,10 +137,6 @@ static epf_status make_map(CUtensorMap *map, const void *base, const map_shape *
         return EPF_FAIL(EPF_E_UNSUPPORTED, "the driver has no cuTensorMapEncodeTiled");
     }
     encode = (encode_tiled_fn *)symbol;
-    for (cuuint32_t i = 0; i + 1 < shape->rank; i++) {
-        bytes *= i == 0 ? row : shape->size[i];
-        strides[i] = bytes;
-    }
     result = encode(map,
                     shape->dtype == EPF_DTYPE_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                    : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -135,14 +159,12 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
     const cuuint64_t n = (cuuint64_t)args->n;
     const cuuint64_t k = args->weight_grad ? rows : (cuuint64_t)args->k;
     const cuuint64_t experts = args->weight_grad ? 1 : (cuuint64_t)args->num_experts;
-    map_shape a = {
-        args->dtype, 2, {0, rows, 1}, {EPF_GEMM_BLOCK_K, EPF_GEMM_SLAB, 1}, args->a_stride};
-    map_shape c = {args->dtype, 2, {0, 0, 1}, {64, EPF_GEMM_STORE_ROWS, 1}, args->c_stride};
-    map_shape b = {args->dtype,
-                   3,
-                   {k, n, experts},
-                   {EPF_GEMM_BLOCK_K, 0, 1},
-                   args->weight_grad ? args->b_stride : 0};
+    map_shape a = {args->dtype,    2, {0, rows, 1}, {EPF_GEMM_BLOCK_K, EPF_GEMM_SLAB, 1},
+                   args->a_stride, 0};
+    map_shape c = {args->dtype, 2, {0, 0, 1}, {64, EPF_GEMM_STORE_ROWS, 1}, args->c_stride, 0};
+    map_shape b = {args->dtype,     3,
+                   {k, n, experts}, {EPF_GEMM_BLOCK_K, 0, 1},
+                   args->b_stride,  args->b_expert_stride};
 
     a.size[0] = (cuuint64_t)(args->weight_grad ? args->m : args->k);
     b.box[1] = (cuuint32_t)variant->block_n / 2;
@@ -152,7 +174,7 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
         b.box[1] = EPF_GEMM_BLOCK_K;
     }
     c.size[0] = args->epilogue == EPF_GEMM_SWIGLU ? n / 2 : n;
-    c.size[1] = args->weight_grad ? (cuuint64_t)args->num_experts * (cuuint64_t)args->m : INT32_MAX;
+    c.size[1] = args->weight_grad ? (cuuint64_t)(args->num_experts * grad_pitch(args)) : INT32_MAX;
     EPF_TRY(make_map(&out->map_a, args->a, &a));
     EPF_TRY(make_map(&out->map_b, args->b, &b));
     if (!args->row_ptr && args->c_dtype != EPF_DTYPE_F32) {
@@ -265,12 +287,6 @@ static epf_status launch(const epf_gemm_sm90_variant *variant, epf_gemm_sm90_arg
     return epf_gemm_sm90_launch(&kernel, kernel_args, stream);
 }
 
-/* What the rows of C hold: all columns, or those of the activation. */
-static int32_t stored_columns(const epf_gemm_cuda_args *args)
-{
-    return args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : args->n;
-}
-
 epf_status epf_gemm_sm90_fill(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant *variant,
                               epf_gemm_sm90_args *out)
 {
@@ -282,7 +298,7 @@ epf_status epf_gemm_sm90_fill(const epf_gemm_cuda_args *args, const epf_gemm_sm9
     out->a = args->a;
     out->c = args->c;
     out->raw = args->raw;
-    out->c_stride = args->c_stride > 0 ? args->c_stride : stored_columns(args);
+    out->c_stride = stored_stride(args);
     out->raw_stride = args->raw_stride > 0 ? args->raw_stride : args->n;
     out->c_f32 = args->c_dtype == EPF_DTYPE_F32;
     out->row_ptr = args->row_ptr;
@@ -293,6 +309,7 @@ epf_status epf_gemm_sm90_fill(const epf_gemm_cuda_args *args, const epf_gemm_sm9
     out->n = args->n;
     out->k = args->k;
     out->m = args->m;
+    out->m_pitch = args->weight_grad ? (int32_t)grad_pitch(args) : 0;
     out->half = args->epilogue == EPF_GEMM_SWIGLU ? args->n / 2 : 0;
     out->num_n_tiles =
         (int32_t)(out->half ? epf_ceil_div(out->half, task_n / 2) : epf_ceil_div(args->n, task_n));

@@ -56,8 +56,12 @@ typedef struct epf_gemm_cuda_args {
     int32_t short_last;        /* 0: picked; 1: tiles of fewer rows last; -1: in their turn       */
     int32_t row_weight_dtype;  /* EPF_DTYPE_F32 (also 0) or EPF_DTYPE_BF16                        */
     int64_t a_stride;          /* elements from row to row; 0: dense; a multiple of 8             */
-    int64_t b_stride;          /* the same of b; weight_grad only                                 */
-    int64_t c_stride;          /* the same of c                                                   */
+    int64_t b_stride;          /* the same of b                                                   */
+    int64_t b_expert_stride;   /* elements from expert to expert of b; 0: dense; a multiple of 8;
+                                  not weight_grad                                                 */
+    int64_t c_stride;          /* as a_stride, of c                                               */
+    int64_t c_expert_stride;   /* weight_grad: from expert to expert of c; 0: dense; a multiple of
+                                  c's stride                                                      */
     int64_t raw_stride;        /* the same of raw                                                 */
 } epf_gemm_cuda_args;
 

@@ -171,7 +171,7 @@ static __device__ __forceinline__ bool next_grad_tile(const epf_gemm_sm90_args &
         epf_tile_sweep(index - tile.expert * per_expert, num_m, args.num_n_tiles, args.group_m);
     tile.m_tile = tile.expert * num_m + place.m;
     tile.n_tile = place.n;
-    tile.row_begin = tile.expert * args.m + place.m * block_m;
+    tile.row_begin = tile.expert * args.m_pitch + place.m * block_m;
     tile.num_rows = min(block_m, args.m - place.m * block_m);
     cursor.index += cursor.step;
     return true;

@@ -57,11 +57,12 @@ typedef struct epf_gemm_sm90_args {
     int32_t n;             /* columns of B                                              */
     int32_t k;             /* inner dimension; weight gradient: unused                  */
     int32_t m;             /* weight gradient: rows of one expert's gradient            */
+    int32_t m_pitch;       /* and from one expert's to the next's                       */
     int32_t half;          /* SwiGLU: gate columns [0, half), up [half, 2 half); else 0 */
     int32_t num_n_tiles;   /* tasks along N                                             */
     int32_t group_m;       /* see epf_tile.h                                            */
     int32_t short_last;    /* 1: tiles of fewer rows after all the full ones            */
-    int32_t first_cluster; /* of a fused kernel: clusters before it take no task      */
+    int32_t first_cluster; /* of a fused kernel: clusters before it take no task        */
 } epf_gemm_sm90_args;
 
 /* A compiled kernel. */

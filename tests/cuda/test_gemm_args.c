@@ -64,6 +64,7 @@ int main(void)
     REFUSED(b, NULL, "a, b, rows");
     REFUSED(rows, NULL, "a, b, rows");
     REFUSED(c, NULL, "a, b, rows");
+    REFUSED(b_expert_stride, 12, "b_expert_stride");
     grad.weight_grad = 1;
     grad.m = 12;
     refused(&grad, "m is 12");
@@ -74,6 +75,11 @@ int main(void)
     grad.c_dtype = EPF_DTYPE_F32;
     grad.c_stride = 514;
     refused(&grad, "c_stride");
+    grad.c_stride = 0;
+    grad.c_expert_stride = 63 * 64;
+    refused(&grad, "c_expert_stride");
+    grad.c_expert_stride = 64 * 64 + 8;
+    refused(&grad, "c_expert_stride");
     scatter.row_ptr = rows;
     scatter.epilogue = EPF_GEMM_SWIGLU;
     refused(&scatter, "row_ptr");

@@ -25,6 +25,7 @@ typedef struct problem {
     int g, n, k, m;
     int swiglu, raw, row_ptr, weight;
     int c_f32; /* of a weight gradient            */
+    int m_gap; /* the same: rows between experts */
     int short_last;
     int sm_margin; /* few SMs: many tiles for each                   */
     int queue;     /* tiles from a queue, not in fixed turns        */
@@ -145,7 +146,7 @@ static void make_buffers(const problem *p, buffers *b)
         b->total += p->rows[g] + p->gap;
     }
     b->a_rows = gathered ? b->total / 2 + 1 : b->total + 3;
-    b->c_rows = is_grad(p) ? p->g * p->m : b->total + 3;
+    b->c_rows = is_grad(p) ? p->g * (p->m + p->m_gap) : b->total + 3;
     b->a_size = (size_t)b->a_rows * (size_t)a_columns;
     b->b_size =
         is_grad(p) ? (size_t)b->a_rows * (size_t)p->n : (size_t)p->g * (size_t)p->n * (size_t)p->k;
@@ -184,11 +185,12 @@ static void make_buffers(const problem *p, buffers *b)
 static void describe(const problem *p)
 {
     printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d "
-           "last%d margin%d gap%d f32%d rows",
+           "last%d margin%d gap%d f32%d m_gap%d rows",
            p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16", p->variant.block_n,
            p->variant.cluster_m, p->variant.cluster_n, p->variant.a_source,
            p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw,
-           p->row_ptr, p->weight, p->queue, p->short_last, p->sm_margin, p->gap, p->c_f32);
+           p->row_ptr, p->weight, p->queue, p->short_last, p->sm_margin, p->gap, p->c_f32,
+           p->m_gap);
     for (int g = 0; g < p->g; g++) {
         printf(" %d", p->rows[g]);
     }
@@ -242,6 +244,7 @@ static int run(const problem *p, buffers *b)
     args.short_last = p->short_last ? 1 : -1;
     args.sm_margin = p->sm_margin;
     args.queue = p->queue ? device[9] : NULL;
+    args.c_expert_stride = p->m_gap ? (int64_t)(p->m + p->m_gap) * p->n : 0;
     args.block_n = p->variant.block_n;
     args.cluster_m = p->variant.cluster_m;
     args.cluster_n = p->variant.cluster_n;
@@ -361,7 +364,7 @@ static void check(const problem *p, buffers *b)
 {
     for (int g = 0; g < p->g; g++) {
         const int rows = is_grad(p) ? p->m : p->rows[g];
-        const int c_first = is_grad(p) ? g * p->m : b->offset[g];
+        const int c_first = is_grad(p) ? g * (p->m + p->m_gap) : b->offset[g];
         for (int r = 0; r < rows; r++) {
             check_row(p, b, g, is_grad(p) ? r : b->offset[g] + r, c_first + r);
         }
@@ -410,6 +413,7 @@ static void random_problem(problem *p, const epf_gemm_sm90_variant *variant, int
     p->k = depths[random_below(11)];
     p->m = is_grad(p) ? widths[random_below(13)] : 0;
     p->c_f32 = is_grad(p) && random_below(2);
+    p->m_gap = is_grad(p) && random_below(2) ? 1 + random_below(20) : 0;
     p->gap = random_below(3) ? 0 : random_below(4);
     p->queue = random_below(2);
     p->short_last = random_below(2);

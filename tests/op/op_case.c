@@ -88,9 +88,10 @@ static void make_matrices(op_rank *r)
 
 static void free_matrices(op_rank *r)
 {
-    op_matrix *all[] = {&r->x,      &r->ids,        &r->weight,   &r->combine, &r->local,
-                        &r->full,   &r->dispatched, &r->received, &r->gemm,    &r->h,
-                        &r->output, &r->gate_in,    &r->gate,     &r->grad,    &r->signal};
+    op_matrix *all[] = {&r->x,         &r->ids,        &r->weight,   &r->combine, &r->local,
+                        &r->full,      &r->dispatched, &r->received, &r->gemm,    &r->h,
+                        &r->output,    &r->gate_in,    &r->gate,     &r->grad,    &r->signal,
+                        &r->spread[0], &r->spread[1]};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         op_matrix_free(all[i]);
@@ -129,6 +130,30 @@ static void free_copies(op_rank *r)
     }
 }
 
+/* The same numbers with eight columns behind each row and a row behind each expert that belong to nothing. */
+static epf_tensor spread(op_matrix *to, epf_tensor from)
+{
+    const size_t row = (size_t)from.shape[2] * epf_element_bytes((epf_dtype)from.dtype);
+    const int64_t rows = from.shape[1];
+    char *wide;
+
+    if (to->tensor.data == NULL) {
+        wide = epf_test_alloc((size_t)(from.shape[0] * (rows + 1)), row);
+        for (int64_t g = 0; g < from.shape[0]; g++) {
+            memcpy(wide + (size_t)(g * (rows + 1)) * row,
+                   (const char *)from.data + (size_t)(g * rows) * row, (size_t)rows * row);
+            memset(wide + (size_t)(g * (rows + 1) + rows) * row, 0x7f, row);
+        }
+        *to = op_matrix_of((epf_ref_tensor){wide, (epf_dtype)from.dtype},
+                           from.shape[0] * (rows + 1), from.shape[2], 8);
+        free(wide);
+    }
+    from.data = to->tensor.data;
+    from.stride[1] = to->stride;
+    from.stride[0] = (rows + 1) * to->stride;
+    return from;
+}
+
 epf_tensor op_weight_tensor(op_rank *r, bool second)
 {
     const epf_data *d = r->c->data;
@@ -149,7 +174,7 @@ epf_tensor op_weight_tensor(op_rank *r, bool second)
         tensor = k->b2_transposed ? op_tensor3(d->b2_transposed[r->id].data, dtype, local, n, h)
                                   : op_tensor3(d->b2[r->id].data, dtype, local, h, n);
     }
-    return op_in_space(r, tensor);
+    return k->weight_gaps ? spread(&r->spread[second ? 1 : 0], tensor) : op_in_space(r, tensor);
 }
 
 epf_status op_pack(op_rank *r)

@@ -27,6 +27,7 @@ typedef struct op_knobs {
     bool block_wise;
     bool b1_transposed, b2_transposed;
     bool packed;         /* weights packed once                                            */
+    bool weight_gaps;    /* between rows and between experts of the weights                */
     bool tables;         /* give tile tables                                               */
     bool in_place;       /* with_cpy_flag = false: tokens written to the send buffer       */
     bool gates;          /* gate_input and output_gate                                     */
@@ -129,6 +130,7 @@ typedef struct op_rank {
     op_matrix x, ids, weight, combine, local, full;  /* what the caller brings            */
     op_matrix dispatched, received, gemm, h, output; /* what it gets, if it brought it    */
     op_matrix gate_in, gate, grad, signal;
+    op_matrix spread[2]; /* the weights, with gaps */
     epf_dispatch_group_gemm_result first;
     op_copy copies[OP_MAX_COPIES];
 } op_rank;
