@@ -72,26 +72,32 @@ static __device__ __forceinline__ void multiply_tail(float (&acc)[C::kBlockN / 2
     multiply<C>(acc, stage, slab, accumulate, depth);
 }
 
-/* One thread per CTA of the cluster tells that CTA that this warpgroup has read the stage. */
+/* The calling warp tells every CTA of the cluster that it has read the stage.  A lane number kept over the tile would
+ * take a register that there is not. */
 template <class C> static __device__ __forceinline__ void release(uint64_t *bar)
 {
-    const uint32_t thread = threadIdx.x % 128;
+    uint32_t lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    __syncwarp();
     if constexpr (C::kCluster == 1) {
-        if (thread == 0) {
+        if (lane == 0) {
             mbarrier_arrive(bar, 1);
         }
-    } else if (thread < C::kCluster) {
-        mbarrier_arrive_cluster(bar, thread);
+    } else if (lane < C::kCluster) {
+        mbarrier_arrive_cluster(bar, lane);
     }
+}
+
+/* The calling thread will not read the slot of the task before `tasks` again. */
+template <class C>
+static __device__ __forceinline__ void free_slot(gemm_smem<C> &smem, uint32_t tasks)
+{
+    mbarrier_arrive(&smem.task_free[(tasks - 1) % kTaskSlots], 1);
 }
 
 #include "cuda/epf_gemm_store_sm90.cuh"
 
-/*
- * Passes over a task of which this warpgroup has no rows, or the end; stores the task before.  Why a barrier:
- * one thread frees the stage for four warps, and no multiplication holds them together here; a warp that lags
- * by a round of the ring would wait for a phase that is gone.
- */
+/* Passes over a task of which this warpgroup has no rows, or the end; stores the task before. */
 template <class C, class Hooks>
 static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args, gemm_smem<C> &smem,
                                                  gemm_ring<C::kStages> &ring, rounded_tile<C> &done,
@@ -102,7 +108,6 @@ static __device__ __forceinline__ void skip_task(const epf_gemm_sm90_args &args,
         if constexpr (C::kStoreLate) {
             store_part<C, Hooks>(args, done, before, smem, step);
         }
-        named_barrier_sync(1 + (threadIdx.x - kLoadThreads) / 128, 128);
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
     }
@@ -139,6 +144,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         const int32_t num_k = task.num_k;
         if (task.rows <= slab * kSlab) {
             skip_task<C, Hooks>(args, smem, ring, done, before, num_k);
+            free_slot<C>(smem, ring.tasks());
             if (task.end) {
                 bulk_wait_read();
                 ring.count_task();
@@ -165,6 +171,7 @@ static __device__ __forceinline__ void math_role(const epf_gemm_sm90_args &args,
         wgmma_wait<0>();
         release<C>(&smem.empty[ring.stage()]);
         ring.advance();
+        free_slot<C>(smem, ring.tasks());
         Hooks::task_ends(args, task);
         if (C::kColumns && args.c_f32) {
             store_sums<C>(args, acc, task);

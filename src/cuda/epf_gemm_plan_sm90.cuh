@@ -271,6 +271,13 @@ template <class C> static __device__ __forceinline__ void walk_done(const epf_ge
     }
 }
 
+/* Until math is done with the slot of task `count`.  The last slot counts one more, for no task before the first. */
+template <class C>
+static __device__ __forceinline__ void wait_slot(gemm_smem<C> &smem, uint32_t count)
+{
+    mbarrier_wait(&smem.task_free[count % kTaskSlots], ((count + 1) / kTaskSlots + 1) % 2);
+}
+
 /*
  * One thread finds the next task while the load thread is busy with the last k-steps of this one.  `count`: tasks
  * of earlier passes; afterwards those of this one as well.
@@ -288,6 +295,7 @@ static __device__ __forceinline__ void plan_role(const epf_gemm_sm90_args &args,
             walk_fetch<C>(args, walk);
             walk_publish<C>(args, smem, walk);
         }
+        wait_slot<C>(smem, walk.count);
         more = walk_next<C>(args, smem, walk, next);
         if (more) {
             Hooks::before_task(args, next, walk.count - count);

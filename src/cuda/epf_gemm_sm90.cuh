@@ -28,27 +28,28 @@
  *   full[s]     smem    1 + tx bytes; gathered     TMA; load thread 0; each    math          mbarrier, ring phase
  *                       also one per gather warp   gather warp after its rows
  *                                                  and a proxy fence
- *   empty[s]    smem    2 * CTAs of the cluster    one thread of each math     load          mbarrier, ring phase ^ 1
- *                                                  warpgroup of the cluster
+ *   empty[s]    smem    8 * CTAs of the cluster    each math warp of the       load          mbarrier, ring phase ^ 1
+ *                                                  cluster
  *   wanted      smem    1                          load, near a task's end     plan          mbarrier, phase t
  *   ready       smem    1                          plan: task t is in its      load          mbarrier, phase t
  *                                                  slot, or the end
  *   task[t % 8] smem    -                          plan, before ready          load, math    ready; full[s] of the task's
  *                                                                                            first k-step
+ *   task_free   smem    256                        each math thread, after     plan          mbarrier, phase t / 8
+ *    [t % 8]                                       task t + 1
  *   next_full   smem    1 + 4 bytes                plan of the cluster's       plan          mbarrier, phase t / 8
  *    [t % 8]                                       first CTA: index of task t                (only with a queue)
  *   queue[0]    global  -                          plan of each cluster        nobody        relaxed; hands out tasks
  *   queue[1]    global  clusters                   plan of each cluster at     nobody        relaxed; the last one resets
  *                                                  its end                                   both for the next launch
- *   bars 1-3    smem    128, 256 threads           math: k rows zeroed; an     math          bar.sync
- *                                                  idle warpgroup keeps step
+ *   bars 1-3    smem    128, 256 threads           math: k rows zeroed         math          bar.sync
  *   cluster     -       all threads                each at its end             all           nobody leaves while a peer
  *                                                                                            may still write to it
  *
  * No deadlock  load waits for math of earlier k-steps and for plan, plan for load of earlier tasks, math for load;
  *              every CTA of a cluster walks the same tasks with the same number of k-steps, also without rows.
- * Reuse        a task slot is written when load is in the task before, at most 6 k-steps ahead of math, and a task
- *              has at least 4: math is then two tasks back and still reads the one before, five slots away.
+ * Reuse        a stage is loaded again when every warp of the cluster has read it, a task slot written again when every
+ *              math thread of the CTA has: one thread could speak for its warp, but racecheck would not believe it.
  * Determinism  one warpgroup owns a tile's rows, k ascending; the tile order comes from epf_tile.h.
  * Edges        rows past an expert's last are loaded (they are the next expert's) and never stored; columns past N
  *              and K are zero-filled by TMA; in the weight gradient the rows past the end are zeroed in both operands.
@@ -74,10 +75,13 @@ static __device__ __forceinline__ void gemm_begin(const epf_gemm_sm90_args &args
     } else if (threadIdx.x == 32) {
         for (int i = 0; i < C::kStages; i++) {
             mbarrier_init(&smem.full[i], C::kFullArrivals);
-            mbarrier_init(&smem.empty[i], 2 * C::kCluster);
+            mbarrier_init(&smem.empty[i], kMathWarps * C::kCluster);
         }
         for (int i = 0; i < kNextSlots; i++) {
             mbarrier_init(&smem.next_full[i], 1);
+        }
+        for (int i = 0; i < kTaskSlots; i++) {
+            mbarrier_init(&smem.task_free[i], kMathThreads);
         }
         mbarrier_init(&smem.wanted, 1);
         mbarrier_init(&smem.ready, 1);

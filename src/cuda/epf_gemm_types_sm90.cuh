@@ -16,6 +16,8 @@ static constexpr int kSlab = EPF_GEMM_SLAB;
 static constexpr int kSlabBytes = kSlab * kBlockK * 2; /* 64 x 64, also one 64-column block of B */
 static constexpr int kThreads = 384;
 static constexpr int kLoadThreads = 128;
+static constexpr int kMathThreads = kThreads - kLoadThreads;
+static constexpr int kMathWarps = kMathThreads / 32;
 static constexpr int kTaskSlots = 8;
 static constexpr int kNextSlots = 8;
 static constexpr int kFetchAhead =
@@ -48,7 +50,6 @@ struct gemm_config {
     static constexpr int kPlanThread = kGathered ? 0 : 32; /* which finds the CTA's next task */
     static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
     static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
-    static_assert(kStages < kTaskSlots, "a task slot outlives the ring");
     static_assert(!(kGathered && kClusterN > 1), "gathered rows are not multicast");
 };
 
@@ -67,14 +68,15 @@ struct gemm_task {
 /* Shared memory of kernels whose rings have these stages: the parts of a fused kernel use one. */
 template <int kStages, int kStageBytes> struct gemm_shared {
     uint8_t ring[kStages][kStageBytes];
-    uint8_t out[kThreads / 32 - kLoadThreads / 32][kOutBytes]; /* one per math warp */
+    uint8_t out[kMathWarps][kOutBytes];
     gemm_task task[kTaskSlots];
     uint64_t full[kStages];
     uint64_t empty[kStages];
     uint64_t next_full[kNextSlots];
-    uint64_t wanted;           /* the load thread nears a task's end   */
-    uint64_t ready;            /* the next task is in its slot, or none */
-    uint32_t next[kNextSlots]; /* index of the cluster's next task */
+    uint64_t task_free[kTaskSlots]; /* math has read the slot for the last time */
+    uint64_t wanted;                /* the load thread nears a task's end   */
+    uint64_t ready;                 /* the next task is in its slot, or none */
+    uint32_t next[kNextSlots];      /* index of the cluster's next task */
     int32_t rows[kMaxGroups];
     int32_t row_offset[kMaxGroups];
     int32_t tile_offset[kMaxGroups + 1];

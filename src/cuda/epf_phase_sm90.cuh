@@ -59,8 +59,6 @@
 #include "cuda/epf_gemm_sm90.cuh"
 #include "cuda/epf_phase_sum_sm90.cuh"
 
-static constexpr int kMathThreads = kThreads - kLoadThreads;
-static constexpr int kMathWarps = kMathThreads / 32;
 static constexpr int kMathAhead = 8;   /* pieces of 16 bytes that a lane has on their way */
 static constexpr int kMathBarrier = 4; /* 1 to 3 are the grouped GEMM's */
 

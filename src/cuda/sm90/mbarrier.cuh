@@ -37,16 +37,16 @@ static __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint64_t *bar, 
 }
 
 /*
- * Arrives on the barrier at the same offset in CTA `cta` of the cluster, ordering nothing.  Why relaxed: a
- * release of cluster scope is a fence of the whole GPU, hundreds of cycles; who frees a stage has nothing to
- * show but that its reads are over.
+ * Arrives on the barrier at the same offset in CTA `cta` of the cluster; what the warp did before is ordered for the
+ * threads of its own CTA.  Why no more: a release of cluster scope is a fence of the whole GPU, hundreds of cycles;
+ * who frees a stage has nothing to show to another CTA but that its reads are over.
  */
 static __device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t *bar, uint32_t cta)
 {
     asm volatile("{\n"
                  ".reg .b32 remote;\n"
                  "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [remote];\n"
+                 "mbarrier.arrive.release.cta.shared::cluster.b64 _, [remote];\n"
                  "}" ::"r"(smem_address(bar)),
                  "r"(cta)
                  : "memory");
