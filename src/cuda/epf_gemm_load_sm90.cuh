@@ -20,7 +20,8 @@ static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args
             break;
         }
         const int32_t row = task.row_begin + h * kSlab;
-        const int2 at = C::kColumns ? make_int2(row - task.expert * args.m, k) : make_int2(k, row);
+        const int2 at =
+            C::kColumns ? make_int2(row - task.expert * args.m_pitch, k) : make_int2(k, row);
         if constexpr (C::kClusterN == 2) {
             if ((uint32_t)h == cta) {
                 tma_load_2d_multicast(to + h * kSlabBytes, &args.map_a, bar, at, 3, kEvictLast);
