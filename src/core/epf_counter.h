@@ -57,19 +57,21 @@ EPF_HD uint32_t epf_word_low(uint64_t word)
 
 /*
  * Adds n in this epoch with acquire and release order; returns the count before.  What every earlier
- * adder of this epoch wrote before its add is visible after ours.
+ * adder of this epoch wrote before its add is visible after ours.  Only the way to the epoch is a loop,
+ * which ends with the first adder to get there: on a device hundreds of warps add to one word at a time,
+ * and a compare-and-swap of the sum would fail for all but one of them each time.
  */
 EPF_HD uint32_t epf_word_add(uint64_t *word, uint32_t epoch, uint32_t n)
 {
     uint64_t old = epf_load_relaxed_gpu_u64(word);
-    for (;;) {
-        const uint32_t before = epf_word_epoch(old) == epoch ? epf_word_low(old) : 0;
-        const uint64_t seen = epf_cas_acq_rel_gpu_u64(word, old, epf_word(epoch, before + n));
+    while (epf_word_epoch(old) != epoch) {
+        const uint64_t seen = epf_cas_acq_rel_gpu_u64(word, old, epf_word(epoch, 0));
         if (seen == old) {
-            return before;
+            break;
         }
         old = seen;
     }
+    return epf_word_low(epf_add_acq_rel_gpu_u64(word, n));
 }
 
 #endif

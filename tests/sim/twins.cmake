@@ -26,10 +26,8 @@ epf_twin(abort_relaxed src/cpu/epf_exec.c
   [[        (SIM_TWIN ? epf_store_relaxed_sys_u32 : epf_store_release_sys_u32)(
             abort_word(call, r), (uint32_t)call->rank + 1);]])
 epf_twin(local_words_relaxed src/core/epf_counter.h
-  [[        const uint64_t seen = epf_cas_acq_rel_gpu_u64(word, old, epf_word(epoch, before + n));]]
-  [[        const uint64_t seen =
-            SIM_TWIN ? sim_cas(word, sizeof *word, old, epf_word(epoch, before + n), __ATOMIC_RELAXED)
-                     : epf_cas_acq_rel_gpu_u64(word, old, epf_word(epoch, before + n));]])
+  [[    return epf_word_low(epf_add_acq_rel_gpu_u64(word, n));]]
+  [[    return epf_word_low((SIM_TWIN ? epf_add_relaxed_gpu_u64 : epf_add_acq_rel_gpu_u64)(word, n));]])
 
 # Nobody writes what others still use.
 epf_twin(entered_not_awaited src/cpu/epf_task_dispatch.c
