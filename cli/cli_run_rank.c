@@ -231,12 +231,19 @@ static epf_status reserve_rows(run_rank *r)
 
 /* ---- the life ---- */
 
+/* What a rank may fail in alone, before it meets the others. */
+static epf_status enter(run_rank *r)
+{
+    EPF_TRY(epf_group_adopt(r->comm, &r->group));
+    return cli_device_enter(r->job->options->backend, r->rank);
+}
+
 static epf_status open_op(run_rank *r)
 {
     const run_job *job = r->job;
     epf_op_config config;
 
-    EPF_TRY(epf_group_adopt(r->comm, &r->group));
+    EPF_TRY(run_agree(r, enter(r)));
     EPF_TRY(epf_op_config_init(&config));
     config.max_tokens = job->max_tokens;
     config.hidden = job->config->hidden;
@@ -246,7 +253,6 @@ static epf_status open_op(run_rank *r)
     config.capacity = job->options->capacity;
     config.num_workers = job->options->num_workers;
     config.backend = job->options->backend;
-    EPF_TRY(cli_device_enter(config.backend, r->rank));
     EPF_TRY(epf_op_create(r->group, &config, &r->op));
     EPF_TRY(epf_comm_window_create(r->comm, run_result_bytes(job), &r->window));
     r->result = run_result_at(job, r->window->base[r->rank]);

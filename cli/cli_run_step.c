@@ -157,14 +157,21 @@ static epf_status get_outputs(run_rank *r)
                : cli_device_get(r->shared.op, r->shared.host_output, r->shared.output, bytes);
 }
 
+static epf_status route(run_rank *r)
+{
+    EPF_TRY(run_step_router(r));
+    return run_put_routing(r);
+}
+
+/* Where a rank may fail alone, all agree, or the others would wait for it. */
 epf_status run_step(run_rank *r, run_times *times)
 {
     lap_clock clock = {0};
+    epf_status st = EPF_OK;
 
     EPF_TRY(epf_comm_barrier(r->comm));
     clock.times.begin_ns = clock.last_ns = epf_now_ns();
-    EPF_TRY(run_step_router(r));
-    EPF_TRY(run_put_routing(r));
+    EPF_TRY(run_agree(r, route(r)));
     lap(&clock, RUN_ROUTER);
     EPF_TRY(run_step_preprocess(r));
     lap(&clock, RUN_PREPROCESS);
@@ -173,12 +180,12 @@ epf_status run_step(run_rank *r, run_times *times)
     EPF_TRY(combine(r));
     lap(&clock, RUN_COMBINE);
     if (r->job->config->shared_intermediate > 0) {
-        EPF_TRY(run_shared_forward(r));
+        st = run_shared_forward(r);
         lap(&clock, RUN_SHARED);
     }
     clock.times.end_ns = clock.last_ns;
     *times = clock.times;
-    EPF_TRY(get_outputs(r));
+    EPF_TRY(run_agree(r, st == EPF_OK ? get_outputs(r) : st));
     keep_output(r);
     return EPF_OK;
 }
