@@ -171,8 +171,7 @@ static epf_status check_device_grad(const epf_op *op, const epf_group_gemm_combi
     return EPF_OK;
 }
 
-epf_status epf_grad_check(const epf_op *op, const epf_layout *l,
-                          const epf_group_gemm_combine_args *a)
+epf_status epf_grad_check(epf_op *op, const epf_layout *l, const epf_group_gemm_combine_args *a)
 {
     const epf_tensor_want grad_output = {
         "grad_output", 2, {epf_layout_min_rows(l), EPF_ANY_SIZE}, op->config.dtype, 0, true, true};

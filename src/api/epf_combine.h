@@ -8,7 +8,7 @@
 epf_status epf_combine_check_mode(int32_t mode);
 
 /* The gradient's tensors and blocks, checked against the layout. */
-epf_status epf_grad_check(const epf_op *op, const epf_layout *layout,
+epf_status epf_grad_check(epf_op *op, const epf_layout *layout,
                           const epf_group_gemm_combine_args *args);
 
 /* Adds the gradient to the call, if one is asked for. */

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/epf_alloc.h"
 #include "core/epf_dtype.h"
 #include "prof/epf_prof.h"
 
@@ -59,30 +60,63 @@ epf_status epf_phase_check_align(const epf_op *op, const epf_tensor *t, const ch
     return EPF_OK;
 }
 
-epf_status epf_phase_check_table(const epf_op *op, const epf_tensor *tensor, const epf_table *table)
+static epf_status compare(const epf_table *table, const int32_t *given, const int32_t *wanted)
+{
+    for (int64_t i = 0; i < table->count; i++) {
+        EPF_CHECK_ARG(given[i] == wanted[i], "%s[%lld]: %d, but the layout says %d", table->name,
+                      (long long)i, given[i], wanted[i]);
+    }
+    return EPF_OK;
+}
+
+/* Both on the host, once all that may write to them has ended. */
+static epf_status compare_on_host(epf_op *op, const epf_tensor *tensor, const epf_table *table)
+{
+    const int64_t bytes = table->count * (int64_t)sizeof *table->values;
+    int32_t *const both = epf_alloc((size_t)epf_max64(table->count, 1), 2 * sizeof *both);
+    epf_status st = EPF_OK;
+    if (both == NULL) {
+        return EPF_FAIL(EPF_E_NO_MEMORY, "%s: %lld entries", table->name, (long long)table->count);
+    }
+    st = table->count > 0 ? op->backend->wait(op) : EPF_OK;
+    st = st == EPF_OK ? op->backend->copy(op, both, tensor->data, bytes) : st;
+    st = st == EPF_OK ? op->backend->copy(op, both + table->count, table->values, bytes) : st;
+    st = st == EPF_OK ? compare(table, both, both + table->count) : st;
+    epf_free(both);
+    return st;
+}
+
+epf_status epf_phase_check_table(epf_op *op, const epf_tensor *tensor, const epf_table *table)
 {
     const epf_tensor_want want = {table->name, 1,    {table->count}, EPF_DTYPE_I32,
                                   0,           true, table->at_least};
-    const int32_t *const given = tensor->data;
     EPF_TRY(epf_tensor_check(tensor, &want));
-    if (!epf_tensor_given(tensor) || given == table->values) {
+    if (!epf_tensor_given(tensor) || tensor->data == table->values) {
         return EPF_OK;
     }
-    if (op->backend->on_device) {
-        return EPF_FAIL(
-            EPF_E_UNSUPPORTED,
-            "%s: at %p, but the host cannot compare it: it must be the layout's own, %p",
-            table->name, tensor->data, (const void *)table->values);
-    }
-    for (int64_t i = 0; i < table->count; i++) {
-        EPF_CHECK_ARG(given[i] == table->values[i], "%s[%lld]: %d, but the layout says %d",
-                      table->name, (long long)i, given[i], table->values[i]);
+    return op->backend->on_device ? compare_on_host(op, tensor, table)
+                                  : compare(table, tensor->data, table->values);
+}
+
+/* Tables of the caller's own have as many entries as there are tiles, which then must be known. */
+static epf_status learn_tiles(const epf_tile_tables *t, const epf_layout *l)
+{
+    const epf_tensor *const given[] = {&t->expert_ids, &t->split_size_cum, &t->tile_num,
+                                       &t->tile_num_cum, &t->num_tiles_total};
+    const void *const own[] = {l->tables[EPF_TABLE_EXPERT_IDS], l->tables[EPF_TABLE_SPLIT_SIZE_CUM],
+                               l->tables[EPF_TABLE_TILE_NUM], l->tables[EPF_TABLE_TILE_NUM_CUM],
+                               NULL};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+        if (epf_tensor_given(given[i]) && given[i]->data != own[i]) {
+            return epf_layout_learn(l);
+        }
     }
     return EPF_OK;
 }
 
 epf_status epf_phase_check_tables(const epf_tile_tables *t, const epf_layout *l)
 {
+    const epf_status st = learn_tiles(t, l);
     const int64_t tiles = l->is_known ? l->num_tiles : 0;
     const int64_t num_local = l->op->shape.num_local;
     const epf_table tables[] = {
@@ -97,6 +131,7 @@ epf_status epf_phase_check_tables(const epf_tile_tables *t, const epf_layout *l)
     const epf_tensor *const given[] = {&t->expert_ids, &t->split_size,   &t->split_size_cum,
                                        &t->tile_num,   &t->tile_num_cum, &t->num_tiles_total,
                                        &t->expert_offs};
+    EPF_TRY(st);
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         EPF_TRY(epf_phase_check_table(l->op, given[i], &tables[i]));
     }

@@ -30,9 +30,8 @@ typedef struct epf_table {
     bool at_least; /* a longer tensor will do */
 } epf_table;
 
-/* `tensor`, if given, must equal the table. */
-epf_status epf_phase_check_table(const epf_op *op, const epf_tensor *tensor,
-                                 const epf_table *table);
+/* `tensor`, if given, must equal the table.  On a device one that is not the layout's own waits for the stream. */
+epf_status epf_phase_check_table(epf_op *op, const epf_tensor *tensor, const epf_table *table);
 
 /* The tiles of all experts together fit a ticket. */
 epf_status epf_phase_check_tasks(const epf_layout *layout, const epf_weight *weight);

@@ -19,7 +19,7 @@ void op_device_refused_rank(epf_test_rank *rank);
 /* The nearest knobs that it takes; unchanged on the CPU. */
 void op_device_tame(op_knobs *knobs);
 
-/* A device takes only the layout's own tables: it cannot compare others without being waited for. */
+/* The layout's own tables, which nobody has to compare. */
 epf_tile_tables op_device_tables(const epf_layout_view *view, int64_t num_local);
 
 #endif

@@ -129,23 +129,23 @@ bool op_check_layout(op_rank *r)
                        slots);
 }
 
-static epf_tile_tables tables_of(const op_rank *r)
+static epf_tile_tables tables_of(op_rank *r)
 {
     const epf_ref_rank *want = &r->c->route.ranks[r->id];
     const int64_t local = r->c->route.num_local_experts;
     const int64_t tiles = want->num_tiles_total;
     epf_tile_tables t;
 
-    if (epf_space_is_device()) {
-        return op_device_tables(&r->view, local);
+    if (epf_space_is_device() && r->id % 2 == 0) {
+        return op_device_tables(&r->view, local); /* others bring their own */
     }
-    t.expert_ids = op_vector(want->expert_ids, EPF_DTYPE_I32, tiles);
-    t.split_size = op_vector(want->split_size, EPF_DTYPE_I32, local);
-    t.split_size_cum = op_vector(want->split_size_cum, EPF_DTYPE_I32, tiles);
-    t.tile_num = op_vector(want->tile_num, EPF_DTYPE_I32, tiles);
-    t.tile_num_cum = op_vector(want->tile_num_cum, EPF_DTYPE_I32, tiles);
-    t.num_tiles_total = op_vector(&want->num_tiles_total, EPF_DTYPE_I32, 1);
-    t.expert_offs = op_vector(want->expert_tile_offset, EPF_DTYPE_I32, local);
+    t.expert_ids = op_in_space(r, op_vector(want->expert_ids, EPF_DTYPE_I32, tiles));
+    t.split_size = op_in_space(r, op_vector(want->split_size, EPF_DTYPE_I32, local));
+    t.split_size_cum = op_in_space(r, op_vector(want->split_size_cum, EPF_DTYPE_I32, tiles));
+    t.tile_num = op_in_space(r, op_vector(want->tile_num, EPF_DTYPE_I32, tiles));
+    t.tile_num_cum = op_in_space(r, op_vector(want->tile_num_cum, EPF_DTYPE_I32, tiles));
+    t.num_tiles_total = op_in_space(r, op_vector(&want->num_tiles_total, EPF_DTYPE_I32, 1));
+    t.expert_offs = op_in_space(r, op_vector(want->expert_tile_offset, EPF_DTYPE_I32, local));
     return t;
 }
 

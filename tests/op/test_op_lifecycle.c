@@ -66,6 +66,20 @@ static bool use(op_rank *r)
     return op_preprocess(r) && op_check_layout(r) && op_dispatch(r) && op_combine(r);
 }
 
+/* Tables that disagree with the layout are refused before anything is sent. */
+static bool check_wrong_table(op_rank *r)
+{
+    static const int32_t wrong[] = {100000, 100000, 100000, 100000};
+    epf_dispatch_group_gemm_args args = op_dispatch_args(r);
+
+    args.tiles.split_size =
+        op_in_space(r, op_vector(wrong, EPF_DTYPE_I32, r->c->route.num_local_experts));
+    RANK_STATUS(r->rank, EPF_E_INVALID, epf_dispatch_group_gemm(r->op, &args, NULL));
+    RANK_CHECK(r->rank, strstr(epf_last_error(), "gemm_split_size[0]: 100000") != NULL, "%s",
+               epf_last_error());
+    return true;
+}
+
 /* Layouts of one call each, destroyed before anybody has waited for it, while peers may be in the next one. */
 static bool churn(op_rank *r)
 {
@@ -116,7 +130,7 @@ static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
     RANK_OK(rank, epf_op_poll_error(r->op, &record));
     RANK_CHECK(rank, record.status == EPF_OK, "an error was found: %d", record.status);
     RANK_OK(rank, epf_op_reset(r->op));
-    if (!use(r) || !churn(r)) {
+    if (!use(r) || !check_wrong_table(r) || !churn(r)) {
         return false;
     }
     layout = r->layout;
