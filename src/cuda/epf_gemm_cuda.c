@@ -213,12 +213,10 @@ static void pick_tile(const epf_gemm_cuda_args *args, epf_gemm_sm90_variant *wan
 {
     const int64_t rows = args->expected_rows ? args->expected_rows : args->a_rows;
     const int64_t tiles = epf_ceil_div(rows, BLOCK_M) * epf_ceil_div(args->n, 256);
-    const int below = args->gather ||
-                      (!args->weight_grad && tiles < 512 && rows > 64 * (int64_t)args->num_experts);
+    const int below = !args->gather && !args->weight_grad && tiles < 512 &&
+                      rows > 64 * (int64_t)args->num_experts;
 
-    wanted->block_n = args->block_n                           ? args->block_n
-                      : below && !args->gather && tiles < 200 ? 128
-                                                              : 256;
+    wanted->block_n = args->block_n ? args->block_n : below && tiles < 200 ? 128 : 256;
     wanted->cluster_m = args->cluster_m ? args->cluster_m : below && args->cluster_n != 2 ? 2 : 1;
     wanted->cluster_n = args->cluster_n                             ? args->cluster_n
                         : wanted->cluster_m == 2 || args->cluster_m ? 1
@@ -241,8 +239,8 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
     *picked = find_variant(args, &wanted);
     if (!*picked && !args->block_n && !args->cluster_m && !args->cluster_n) {
         wanted.block_n = 256;
-        wanted.cluster_m = args->gather ? 2 : 1;
-        wanted.cluster_n = args->gather ? 1 : 2;
+        wanted.cluster_m = 1;
+        wanted.cluster_n = 2;
         *picked = find_variant(args, &wanted);
     }
     if (!*picked) {

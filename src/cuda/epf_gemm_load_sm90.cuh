@@ -94,109 +94,141 @@ static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args,
     ring.count_task();
 }
 
-/* This thread's share of the gathered rows: one 16-byte piece of every sixteenth row. */
+/*
+ * This thread's share of the gathered rows: one 16-byte piece of every eighth row.  Each CTA of the cluster gathers
+ * half of each slab, so that a tile of few rows costs both the same.
+ */
 struct gather_rows {
-    static constexpr int kRows = kBlockM / (kLoadThreads / 8);
-    uint32_t place;         /* of the first row's piece in the swizzled slab */
+    static constexpr int kPart = kSlab / 2;             /* of a slab, this CTA's   */
+    static constexpr int kAtOnce = kGatherThreads / 8;  /* rows that a pass copies */
+    static constexpr int kRows = kBlockM / 2 / kAtOnce; /* passes                  */
+    static_assert(kAtOnce == 8, "the swizzle is the same for all of a thread's rows");
+    uint32_t place;         /* of the first row's piece in the swizzled tile */
     uint32_t source[kRows]; /* first piece of each row, in pieces            */
-    int32_t rows;           /* how many of them exist                        */
+    static __device__ __forceinline__ constexpr int row(int j) /* counted from the first */
+    {
+        return j * kAtOnce / kPart * kSlab + j * kAtOnce % kPart;
+    }
 };
+static constexpr uint32_t kNoRow = ~0u; /* for a source */
 
 static __device__ __forceinline__ void gather_begin(const epf_gemm_sm90_args &args,
                                                     const gemm_task &task, gather_rows &mine)
 {
-    const int row = threadIdx.x / 8;
-    const int piece = threadIdx.x % 8;
-    mine.place = row * 128 + ((piece ^ (row % 8)) * 16);
-    mine.rows = (task.rows - row + 15) / 16;
+    const int32_t first = (int32_t)(threadIdx.x - kFirstGatherThread) / 8 +
+                          (int32_t)cluster_cta_rank() * gather_rows::kPart;
+    mine.place = first * 128 + (((threadIdx.x ^ first) % 8) * 16);
 #pragma unroll
     for (int j = 0; j < gather_rows::kRows; j++) {
-        const int32_t from = j < mine.rows ? args.gather[task.row_begin + row + 16 * j] : 0;
-        mine.source[j] = (uint32_t)from * (uint32_t)(args.k / 8);
+        const int32_t row = first + mine.row(j);
+        const int32_t from = row < task.rows ? args.gather[task.row_begin + row] : -1;
+        mine.source[j] = from < 0 ? kNoRow : (uint32_t)from * (uint32_t)(args.k / 8);
     }
 }
 
-/* Copies this thread's pieces of one k-step; columns past K become zero. */
+/* Copies this thread's pieces of one k-step; columns past K become zero, rows past the last stay as they are: to read
+ * another one in their place is to read it for all of them at once. */
 static __device__ __forceinline__ void gather_step(const epf_gemm_sm90_args &args,
                                                    const gather_rows &mine, uint32_t to,
                                                    int32_t step)
 {
     const uint32_t piece = step * (kBlockK / 8) + threadIdx.x % 8;
     const bool valid = piece < (uint32_t)(args.k / 8);
+    const uint4 *from = (const uint4 *)args.a + piece;
+    asm volatile("" : "+l"(from)); /* two instructions for a row's address, not four */
 #pragma unroll
     for (int j = 0; j < gather_rows::kRows; j++) {
-        if (j < mine.rows) {
-            const uint64_t from = valid ? (uint64_t)mine.source[j] + piece : 0;
-            cp_async_16(to + mine.place + j * 16 * 128, (const uint4 *)args.a + from, valid);
+        if (mine.source[j] != kNoRow) {
+            cp_async_16(to + mine.place + mine.row(j) * 128, from + mine.source[j], valid,
+                        kEvictLast);
         }
     }
-    cp_async_commit();
 }
 
-/* Signals this warp's part of a stage whose copies, by every lane, are complete. */
-static __device__ __forceinline__ void gather_signal(uint64_t *bar)
-{
-    fence_proxy_async_shared();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-        mbarrier_arrive(bar, 1);
-    }
-}
-
-/*
- * As load_role(), with A gathered by all four warps.  Before a stage is waited for, the one issued kLag
- * steps ago is signalled, so that math never starves behind its own release of a stage.
- */
+/* Gathers this CTA's half of the rows, two warps; gather_load_role() sees when they have arrived. */
 template <class C>
 static __device__ __forceinline__ void gather_role(const epf_gemm_sm90_args &args,
                                                    gemm_smem<C> &smem)
 {
-    constexpr int kLag = 2;
-    task_walk walk = walk_begin<C>(args, smem, 0);
-    gemm_task task;
     gemm_ring<C::kStages> ring;
-    gemm_ring<C::kStages> signalled;
-    uint32_t unsignalled = 0;
     gather_rows mine;
-    while (walk_next<C>(args, smem, walk, task)) {
+    for (;; ring.count_task()) {
+        mbarrier_wait(&smem.ready, ring.tasks() % 2);
+        const gemm_task &task = smem.task[ring.tasks() % kTaskSlots];
+        const int32_t num_k = task.num_k;
+        const bool end = task.end;
         gather_begin(args, task, mine);
+        mbarrier_arrive(&smem.wanted, 1); /* the slot is not read again */
+        if (end) {
+            break;
+        }
+        for (int32_t step = 0; step < num_k; step++) {
+            mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
+            gather_step(args, mine, smem_address(smem.ring[ring.stage()]), step);
+            cp_async_arrive(&smem.gathered[ring.stage()]);
+            ring.advance();
+        }
+    }
+}
+
+/* Hands on a stage whose rows have been gathered, if there is one: to the other CTA a copy of them.  Returns 1 or 0. */
+template <class C>
+static __device__ __forceinline__ int32_t hand_on(gemm_smem<C> &smem,
+                                                  gemm_ring<C::kStages> &gathered)
+{
+    const uint32_t stage = gathered.stage();
+    const uint32_t cta = cluster_cta_rank();
+    if (!mbarrier_test(&smem.gathered[stage], gathered.phase())) {
+        return 0;
+    }
+    fence_proxy_async_shared();
+#pragma unroll
+    for (int h = 0; h < kBlockM / kSlab; h++) {
+        bulk_copy_cluster(smem_address(smem.ring[stage]) + h * kSlabBytes + cta * kSlabBytes / 2,
+                          kSlabBytes / 2, &smem.full[stage], cta ^ 1);
+    }
+    mbarrier_arrive(&smem.full[stage], 1);
+    gathered.advance();
+    return 1;
+}
+
+/* As load_role() for B; meanwhile it hands on what has been gathered. */
+template <class C>
+static __device__ __forceinline__ void gather_load_role(const epf_gemm_sm90_args &args,
+                                                        gemm_smem<C> &smem,
+                                                        gemm_ring<C::kStages> &ring)
+{
+    gemm_ring<C::kStages> gathered;
+    int32_t behind = 0; /* k-steps loaded and not handed on */
+    for (;; ring.count_task()) {
+        while (!mbarrier_test(&smem.ready, ring.tasks() % 2)) {
+            behind -= hand_on<C>(smem, gathered);
+        }
+        const gemm_task task = smem.task[ring.tasks() % kTaskSlots];
+        if (task.end) {
+            break;
+        }
         for (int32_t step = 0; step < task.num_k; step++) {
             uint64_t *bar = &smem.full[ring.stage()];
             const uint32_t place = smem_address(smem.ring[ring.stage()]);
             if (step == max(task.num_k - kFetchAhead, 0)) {
-                walk_fetch<C>(args, walk);
+                mbarrier_arrive(&smem.wanted, 1);
             }
-            if (unsignalled == kLag) {
-                cp_async_wait<kLag - 1>();
-                gather_signal(&smem.full[signalled.stage()]);
-                signalled.advance();
-                unsignalled--;
+            while (!mbarrier_test(&smem.empty[ring.stage()], ring.phase() ^ 1)) {
+                behind -= hand_on<C>(smem, gathered);
             }
-            mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
-            if (threadIdx.x == 0) {
-                if (step == 0) {
-                    smem.task[task_slot(walk)] = task;
-                }
-                mbarrier_arrive_expect_tx(bar, C::kBytesB);
-                load_b<C>(args, task, place + C::kBytesA, bar, step * kBlockK);
-            }
-            gather_step(args, mine, place, step);
+            mbarrier_arrive_expect_tx(bar, C::kBytesA / 2 + C::kBytesB);
+            load_b<C>(args, task, place + C::kBytesA, bar, step * kBlockK);
             ring.advance();
-            unsignalled++;
-        }
-        walk_publish<C>(args, smem, walk);
-        cp_async_wait<
-            0>(); /* finding the next rows takes as long as math has work with these stages */
-        for (; unsignalled > 0; unsignalled--) {
-            gather_signal(&smem.full[signalled.stage()]);
-            signalled.advance();
+            behind += 1 - hand_on<C>(smem, gathered);
         }
     }
-    if (threadIdx.x == 0) {
-        smem.task[task_slot(walk)] = end_task<C>();
-        load_end<C>(smem, ring);
-        walk_done<C>(args);
+    while (behind > 0) {
+        behind -= hand_on<C>(smem, gathered);
     }
+    mbarrier_arrive(&smem.wanted, 1);
+    load_end<C>(smem, ring);
+    ring.count_task();
 }
 
 #endif

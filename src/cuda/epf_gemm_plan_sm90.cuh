@@ -195,7 +195,7 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
     epf_tile tile;
     if (args.queue && walk.count > 0) {
         const uint32_t slot = walk.count % kNextSlots;
-        if (C::kCluster > 1 && threadIdx.x == C::kPlanThread) {
+        if (C::kCluster > 1 && threadIdx.x == kPlanThread) {
             mbarrier_arrive_expect_tx(&smem.next_full[slot], sizeof(uint32_t));
         }
         mbarrier_wait(&smem.next_full[slot], (walk.count - (slot == 0 ? 1 : 0)) / kNextSlots % 2);
@@ -211,7 +211,7 @@ static __device__ __forceinline__ bool walk_next(const epf_gemm_sm90_args &args,
 
 template <class C> static __device__ __forceinline__ bool walk_leads(const epf_gemm_sm90_args &args)
 {
-    return args.queue && threadIdx.x == C::kPlanThread &&
+    return args.queue && threadIdx.x == kPlanThread &&
            (C::kCluster == 1 || cluster_cta_rank() == 0);
 }
 
@@ -278,6 +278,16 @@ static __device__ __forceinline__ void wait_slot(gemm_smem<C> &smem, uint32_t co
     mbarrier_wait(&smem.task_free[count % kTaskSlots], ((count + 1) / kTaskSlots + 1) % 2);
 }
 
+/* Brings the indices of a task's rows near: the warps that gather wait for them when the task begins. */
+static __device__ __forceinline__ void touch_indices(const epf_gemm_sm90_args &args,
+                                                     const gemm_task &task)
+{
+    constexpr int kLine = 128 / sizeof(int32_t);
+    for (int32_t row = 0; row < task.rows + kLine - 1; row += kLine) {
+        touch_global(&args.gather[task.row_begin + min(row, task.rows - 1)]);
+    }
+}
+
 /*
  * One thread finds the next task while the load thread is busy with the last k-steps of this one.  `count`: tasks
  * of earlier passes; afterwards those of this one as well.
@@ -299,6 +309,9 @@ static __device__ __forceinline__ void plan_role(const epf_gemm_sm90_args &args,
         more = walk_next<C>(args, smem, walk, next);
         if (more) {
             Hooks::before_task(args, next, walk.count - count);
+            if constexpr (C::kGathered) {
+                touch_indices(args, next);
+            }
         } else {
             next = end_task<C>();
         }

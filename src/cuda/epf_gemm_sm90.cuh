@@ -13,7 +13,7 @@
  * Roles    warps   regs   does
  *   load   0       40     one thread: TMA for A and B of task after task, k-step after k-step
  *   plan   1       40     one thread: finds the next task while load is busy with this one's last k-steps
- *   gather 0-3     40     instead of both where rows are gathered: A by cp.async, the rest by thread 0
+ *   gather 2-3     40     where rows are gathered: half of the cluster's by cp.async; load hands them on
  *   math   4-11    232    two warpgroups, 64 rows each: wgmma, round, store
  *
  *   time ->
@@ -25,16 +25,19 @@
  *
  * Synchronization
  *   object      where   target                     signalled by                waited on by  order / phase
- *   full[s]     smem    1 + tx bytes; gathered     TMA; load thread 0; each    math          mbarrier, ring phase
- *                       also one per gather warp   gather warp after its rows
- *                                                  and a proxy fence
+ *   full[s]     smem    1 + tx bytes; gathered     TMA; load; gathered: again  math          mbarrier, ring phase
+ *                       2 + tx bytes               when it hands rows on, and
+ *                                                  the copy from the other CTA
+ *   gathered[s] smem    64                         cp.async of each gather     load          mbarrier, ring phase
+ *                                                  thread; then a proxy fence
  *   empty[s]    smem    8 * CTAs of the cluster    each math warp of the       load          mbarrier, ring phase ^ 1
  *                                                  cluster
- *   wanted      smem    1                          load, near a task's end     plan          mbarrier, phase t
- *   ready       smem    1                          plan: task t is in its      load          mbarrier, phase t
+ *   wanted      smem    1; gathered 65             load, near a task's end;    plan          mbarrier, phase t
+ *                                                  each gather thread
+ *   ready       smem    1                          plan: task t is in its      load, gather  mbarrier, phase t
  *                                                  slot, or the end
- *   task[t % 8] smem    -                          plan, before ready          load, math    ready; full[s] of the task's
- *                                                                                            first k-step
+ *   task[t % 8] smem    -                          plan, before ready          load, gather, ready; full[s] of the task's
+ *                                                                              math          first k-step
  *   task_free   smem    256                        each math thread, after     plan          mbarrier, phase t / 8
  *    [t % 8]                                       task t + 1
  *   next_full   smem    1 + 4 bytes                plan of the cluster's       plan          mbarrier, phase t / 8
@@ -75,6 +78,7 @@ static __device__ __forceinline__ void gemm_begin(const epf_gemm_sm90_args &args
     } else if (threadIdx.x == 32) {
         for (int i = 0; i < C::kStages; i++) {
             mbarrier_init(&smem.full[i], C::kFullArrivals);
+            mbarrier_init(&smem.gathered[i], kGatherThreads);
             mbarrier_init(&smem.empty[i], kMathWarps * C::kCluster);
         }
         for (int i = 0; i < kNextSlots; i++) {
@@ -83,7 +87,7 @@ static __device__ __forceinline__ void gemm_begin(const epf_gemm_sm90_args &args
         for (int i = 0; i < kTaskSlots; i++) {
             mbarrier_init(&smem.task_free[i], kMathThreads);
         }
-        mbarrier_init(&smem.wanted, 1);
+        mbarrier_init(&smem.wanted, C::kWanted);
         mbarrier_init(&smem.ready, 1);
         smem.task[kTaskSlots - 1].rows = 0; /* before the first task there is nothing to store */
         fence_mbarrier_init();
@@ -106,11 +110,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     if (threadIdx.x < kLoadThreads) {
         setmaxnreg_dec_40();
-        if constexpr (C::kGathered) {
+        if (C::kGathered && threadIdx.x >= kFirstGatherThread) {
             gather_role<C>(args, smem);
         } else if (threadIdx.x == 0) {
-            load_role<C, gemm_no_hooks>(args, smem, ring);
-        } else if (threadIdx.x == C::kPlanThread) {
+            if constexpr (C::kGathered) {
+                gather_load_role<C>(args, smem, ring);
+            } else {
+                load_role<C, gemm_no_hooks>(args, smem, ring);
+            }
+        } else if (threadIdx.x == kPlanThread) {
             uint32_t count = 0;
             plan_role<C, gemm_no_hooks>(args, smem, count);
         }

@@ -18,6 +18,9 @@ static constexpr int kThreads = 384;
 static constexpr int kLoadThreads = 128;
 static constexpr int kMathThreads = kThreads - kLoadThreads;
 static constexpr int kMathWarps = kMathThreads / 32;
+static constexpr int kPlanThread = 32;        /* finds the CTA's next task               */
+static constexpr int kFirstGatherThread = 64; /* to the last load thread: gathers rows   */
+static constexpr int kGatherThreads = kLoadThreads - kFirstGatherThread;
 static constexpr int kTaskSlots = 8;
 static constexpr int kNextSlots = 8;
 static constexpr int kFetchAhead =
@@ -47,10 +50,10 @@ struct gemm_config {
     static constexpr int kStoreParts = 4;
     static constexpr int kMinSteps =
         kStoreParts; /* beneath each k-step of a task a part is stored */
-    static constexpr int kPlanThread = kGathered ? 0 : 32; /* which finds the CTA's next task */
-    static constexpr int kFullArrivals = kGathered ? 1 + kLoadThreads / 32 : 1;
+    static constexpr int kFullArrivals = kGathered ? 2 : 1;
+    static constexpr int kWanted = kGathered ? 1 + kGatherThreads : 1;
     static_assert(kCluster == 1 || kCluster == 2, "a cluster has one or two CTAs");
-    static_assert(!(kGathered && kClusterN > 1), "gathered rows are not multicast");
+    static_assert(!kGathered || kClusterN == 2, "each CTA gathers half of the rows for both");
 };
 
 /* What the math warpgroups of this CTA need to know of a task. */
@@ -72,9 +75,10 @@ template <int kStages, int kStageBytes> struct gemm_shared {
     gemm_task task[kTaskSlots];
     uint64_t full[kStages];
     uint64_t empty[kStages];
+    uint64_t gathered[kStages]; /* this CTA's rows are there: to be handed on */
     uint64_t next_full[kNextSlots];
     uint64_t task_free[kTaskSlots]; /* math has read the slot for the last time */
-    uint64_t wanted;                /* the load thread nears a task's end   */
+    uint64_t wanted;                /* load nears a task's end              */
     uint64_t ready;                 /* the next task is in its slot, or none */
     uint32_t next[kNextSlots];      /* index of the cluster's next task */
     int32_t rows[kMaxGroups];

@@ -573,7 +573,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                 comm_role<P>(args, view);
             } else if (threadIdx.x == 0 && multiplies<P>(args)) {
                 phase_load<P>(args, smem.gemm);
-            } else if (threadIdx.x == C::kPlanThread && multiplies<P>(args)) {
+            } else if (threadIdx.x == kPlanThread && multiplies<P>(args)) {
                 phase_plan<P>(args, smem.gemm);
             }
         } else {

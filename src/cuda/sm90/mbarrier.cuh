@@ -81,6 +81,21 @@ static __device__ __forceinline__ bool mbarrier_try_wait(uint64_t *bar, uint32_t
     return done != 0;
 }
 
+/* Whether the phase of parity `parity` has completed; does not wait. */
+static __device__ __forceinline__ bool mbarrier_test(uint64_t *bar, uint32_t parity)
+{
+    uint32_t done;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.b32 %0, 1, 0, p;\n"
+                 "}"
+                 : "=r"(done)
+                 : "r"(smem_address(bar)), "r"(parity)
+                 : "memory");
+    return done != 0;
+}
+
 /* Returns once the phase of parity `parity` has completed. */
 static __device__ __forceinline__ void mbarrier_wait(uint64_t *bar, uint32_t parity)
 {

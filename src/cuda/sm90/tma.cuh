@@ -84,24 +84,45 @@ static __device__ __forceinline__ void bulk_wait_all(void)
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
+/* Copies shared memory of this CTA to the same offset in CTA `cta` of the cluster and counts the bytes on its barrier. */
+static __device__ __forceinline__ void bulk_copy_cluster(uint32_t place, uint32_t bytes,
+                                                         uint64_t *bar, uint32_t cta)
+{
+    asm volatile(
+        "{\n"
+        ".reg .b32 remote_to, remote_bar;\n"
+        "mapa.shared::cluster.u32 remote_to, %0, %3;\n"
+        "mapa.shared::cluster.u32 remote_bar, %2, %3;\n"
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [remote_to], "
+        "[%0], %1, [remote_bar];\n"
+        "}" ::"r"(place),
+        "r"(bytes), "r"(smem_address(bar)), "r"(cta)
+        : "memory");
+}
+
+/* Loads a word for the sake of its cache line; nobody waits for it. */
+static __device__ __forceinline__ void touch_global(const void *from)
+{
+    uint32_t ignored;
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(ignored) : "l"(from));
+}
+
 /* Copies 16 bytes, or writes 16 zero bytes where `valid` is false. */
-static __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, bool valid)
+static __device__ __forceinline__ void cp_async_16(uint32_t to, const void *from, bool valid,
+                                                   uint64_t policy)
 {
     const uint32_t bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(bytes)
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to),
+        "l"(from), "r"(bytes), "l"(policy)
+        : "memory");
+}
+
+/* Arrives on the barrier, which counts on it, once this thread's copies so far are complete. */
+static __device__ __forceinline__ void cp_async_arrive(uint64_t *bar)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(bar))
                  : "memory");
-}
-
-static __device__ __forceinline__ void cp_async_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* Returns once at most kPending of the calling thread's groups are unfinished. */
-template <int kPending> static __device__ __forceinline__ void cp_async_wait(void)
-{
-    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 #endif
