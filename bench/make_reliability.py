@@ -36,6 +36,7 @@ PEERS = {
     "others": "",
     "protocol": "none of the fused peers checks its protocol by a model",
     "simulator": "TigerBeetle simulates from a seed; none of the fused peers does",
+    "twins": "",
     "clean": "mimalloc has sanitizer builds; none of the fused peers checks its protocol under ThreadSanitizer",
 }
 

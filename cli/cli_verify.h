@@ -14,7 +14,7 @@
 
 #include "epfuse/epfuse_status.h"
 
-enum { VERIFY_TEXT = 400 };
+enum { VERIFY_TEXT = 400, VERIFY_LINE = 1024, VERIFY_CLEAN_FULL = 17, VERIFY_CLEAN_SHARE = 3 };
 
 typedef enum verify_outcome { VERIFY_OK = 0, VERIFY_FAILED, VERIFY_SKIPPED } verify_outcome;
 
@@ -71,10 +71,17 @@ void verify_skip(verify_run *run, const char *format, ...) __attribute__((format
 /* Replaces the note. */
 void verify_note(verify_run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Interrupts reads, so that a program without words does not outlast the time given. */
+void verify_wake_every_second(void);
+/* A program's next line; false at its end, or when the time is over, which *is_cut says. */
+bool verify_next_line(const verify_run *run, FILE *pipe, char line[VERIFY_LINE], bool *is_cut);
+
 /* Runs the promise's CTest programs; each that passes counts as one. */
 verify_function verify_tests;
-/* What this command cannot run is skipped, with the promise's `tests` as the reason. */
-verify_function verify_elsewhere;
+/* Runs the simulator of the build tree from the seed onwards. */
+verify_function verify_simulator;
+/* Runs programs of the build tree under Valgrind, where there is one. */
+verify_function verify_clean;
 
 /* ---- for the command ---- */
 

@@ -59,10 +59,14 @@ const verify_promise verify_promises[] = {
     BY_TESTS("others", "nobody else gets in, and a setuid caller's environment is not read",
              "^faults[.](other_user|secure_env|getenv)|^comm_(link|bootstrap|processes)"),
     BY_TESTS("protocol", "the protocol is right in every interleaving of its models",
-             "^protocol[.]"),
-    BY_TESTS("simulator", "the real schedule is right in interleavings drawn at random", "^sim[.]"),
-    {"clean", "the code is clean under ASan, UBSan and TSan", "builds", 0, 0, verify_elsewhere,
-     "needs builds of its own, which .ci/run makes (asan-ubsan, tsan)", 0},
+             "^protocol[.]models"),
+    {"simulator", "the real schedule is right in interleavings drawn at random", "interleavings",
+     3000000, 10000, verify_simulator, NULL, 0},
+    BY_TESTS("twins", "faults put into the schedule and the protocol are found by the simulator",
+             "^sim[.]twin"),
+    {"clean", "the code is clean under Valgrind, and under ASan, UBSan and TSan in CI",
+     "programs under Valgrind", VERIFY_CLEAN_FULL, VERIFY_CLEAN_SHARE, verify_clean, "",
+     TESTS_PATIENCE_S},
 };
 
 const int32_t verify_num_promises = (int32_t)(sizeof verify_promises / sizeof verify_promises[0]);

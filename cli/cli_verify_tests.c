@@ -7,20 +7,15 @@
 #include "base/epf_clock.h"
 #include "cli_verify.h"
 
-enum {
-    COMMAND_BYTES = 8192,
-    LINE_BYTES = 1024,
-    NAME_BYTES = 128,
-    LONGEST_TEST_S = 7200,
-    MOST_SAID = 100
-};
+enum { COMMAND_BYTES = 8192, NAME_BYTES = 128, LONGEST_TEST_S = 7200, MOST_SAID = 100 };
 
 /* What CTest said so far. */
 typedef struct tally {
     uint64_t num_passed, num_skipped, num_failed;
     char failed[NAME_BYTES];  /* the first */
     char skipped[NAME_BYTES]; /* the first */
-    char said[LINE_BYTES];    /* the running program's last line */
+    char why[NAME_BYTES];     /* what it said */
+    char said[VERIFY_LINE];   /* the running program's last line */
     char note[VERIFY_TEXT];   /* what programs said at their end */
     bool is_cut;              /* the time was over before the end */
 } tally;
@@ -76,11 +71,14 @@ static void count_line(tally *t, const char *line)
         t->num_passed++;
         add_note(t);
     } else if (strstr(line, "***Skipped") != NULL || strstr(line, "***Not Run") != NULL) {
-        memcpy(t->skipped, t->num_skipped == 0 ? name : t->skipped, NAME_BYTES);
-        t->num_skipped++;
+        if (t->num_skipped++ == 0) {
+            memcpy(t->skipped, name, NAME_BYTES);
+            (void)snprintf(t->why, sizeof t->why, "%.*s", (int)sizeof t->why - 1, t->said);
+        }
     } else if (strstr(line, "***") != NULL) {
-        memcpy(t->failed, t->num_failed == 0 ? name : t->failed, NAME_BYTES);
-        t->num_failed++;
+        if (t->num_failed++ == 0) {
+            memcpy(t->failed, name, NAME_BYTES);
+        }
     } else {
         return;
     }
@@ -99,17 +97,32 @@ static bool make_command(const verify_promise *p, const verify_run *run, bool ni
     return strchr(run->tests_dir, '\'') == NULL && length > 0 && length < COMMAND_BYTES;
 }
 
-static void conclude(const verify_promise *p, verify_run *run, const tally *t)
+/* To the note, if there are any. */
+static void add_words(tally *t, const char *words, const char *name)
+{
+    const size_t used = strlen(t->note);
+
+    if (words[0] != '\0') {
+        (void)snprintf(t->note + used, sizeof t->note - used, "%s%s%s", used > 0 ? ", " : "", words,
+                       name);
+    }
+}
+
+static void conclude(const verify_promise *p, verify_run *run, tally *t)
 {
     if (t->num_failed > 0) {
         verify_fail(run, "%s failed (%d of them)", t->failed, (int)t->num_failed);
     } else if (t->num_passed == 0 && t->num_skipped > 0) {
-        verify_skip(run, "%s and all others were skipped", t->skipped);
+        verify_skip(run, "%s: %s", t->skipped,
+                    t->why[0] != '\0' ? t->why : "skipped, as all others");
     } else if (t->num_passed == 0 && !t->is_cut) {
         verify_skip(run, "no test program matches %s in %s", p->tests, run->tests_dir);
     }
-    verify_note(run, "%s%s%s%s", t->note, t->num_skipped > 0 ? ", without " : "",
-                t->num_skipped > 0 ? t->skipped : "", t->is_cut ? ", stopped before the end" : "");
+    if (t->num_passed > 0) {
+        add_words(t, t->num_skipped > 0 ? "without " : "", t->num_skipped > 0 ? t->skipped : "");
+        add_words(t, t->is_cut ? "stopped before the end" : "", "");
+        verify_note(run, "%s", t->note);
+    }
 }
 
 /* Only interrupts a read, so that a program without words does not outlast the time given. */
@@ -118,7 +131,7 @@ static void wake(int signal_number)
     (void)signal_number;
 }
 
-static void wake_every_second(void)
+void verify_wake_every_second(void)
 {
     const struct itimerval second = {{1, 0}, {1, 0}};
     struct sigaction action;
@@ -129,13 +142,12 @@ static void wake_every_second(void)
     (void)setitimer(ITIMER_REAL, &second, NULL);
 }
 
-/* The next line; false at the end, or when the time is over. */
-static bool next_line(const verify_run *run, FILE *pipe, char *line, bool *is_cut)
+bool verify_next_line(const verify_run *run, FILE *pipe, char line[VERIFY_LINE], bool *is_cut)
 {
     do {
         *is_cut = epf_now_ns() >= run->deadline_ns;
         errno = 0;
-        if (!*is_cut && fgets(line, LINE_BYTES, pipe) != NULL) {
+        if (!*is_cut && fgets(line, VERIFY_LINE, pipe) != NULL) {
             return true;
         }
         clearerr(pipe);
@@ -147,13 +159,13 @@ static bool next_line(const verify_run *run, FILE *pipe, char *line, bool *is_cu
 static bool run_ctest(const verify_promise *p, verify_run *run, bool nightly, tally *t)
 {
     char command[COMMAND_BYTES];
-    char line[LINE_BYTES];
+    char line[VERIFY_LINE];
     FILE *pipe;
 
     if (!make_command(p, run, nightly, command) || (pipe = popen(command, "r")) == NULL) {
         return false;
     }
-    while (next_line(run, pipe, line, &t->is_cut)) {
+    while (verify_next_line(run, pipe, line, &t->is_cut)) {
         const uint64_t before = t->num_passed;
         count_line(t, line);
         verify_done(run, t->num_passed - before);
@@ -173,16 +185,11 @@ void verify_tests(const verify_promise *p, verify_run *run)
         verify_skip(run, "no build tree with test programs beside the command (--tests-dir)");
         return;
     }
-    wake_every_second();
+    verify_wake_every_second();
     if (!run_ctest(p, run, false, &t) ||
         (run->is_full && !t.is_cut && !run_ctest(p, run, true, &t))) {
         verify_skip(run, "ctest cannot be run in %s", run->tests_dir);
         return;
     }
     conclude(p, run, &t);
-}
-
-void verify_elsewhere(const verify_promise *p, verify_run *run)
-{
-    verify_skip(run, "%s", p->tests);
 }

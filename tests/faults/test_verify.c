@@ -1,11 +1,13 @@
 /*
  * test_verify: the command's own machinery: a promise that holds passes, and one that is broken in any way,
  * by its own words, a crash, an exit or by standing still, is counted and named as failed; what was not run
- * is never claimed.
+ * is never claimed.  Promises that programs show are tried on programs that say whatever is wanted.
  */
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -84,16 +86,22 @@ static const verify_promise table[] = {
 
 enum { NUM_PROMISES = sizeof table / sizeof table[0] };
 
-static const char *run_table(const verify_options *options, verify_report *report)
+static const char *run_promises(const verify_promise *promises, int32_t count,
+                                const verify_options *options, verify_report *report)
 {
     static char text[16384];
     FILE *const out = fmemopen(text, sizeof text - 1, "w");
 
     memset(text, 0, sizeof text);
     CHECK(out != NULL, "fmemopen");
-    CHECK_OK(verify_all(table, NUM_PROMISES, options, out, report));
+    CHECK_OK(verify_all(promises, count, options, out, report));
     (void)fclose(out);
     return text;
+}
+
+static const char *run_table(const verify_options *options, verify_report *report)
+{
+    return run_promises(table, NUM_PROMISES, options, report);
 }
 
 static void expect(const char *text, const char *part)
@@ -139,6 +147,99 @@ static void test_chosen(void)
     CHECK(strstr(text, "passed") == NULL, "a list runs nothing");
 }
 
+/* ---- programs ---- */
+
+static const verify_promise by_programs[] = {
+    {"well", "both pass", "programs", 0, 0, verify_tests, "well", 0},
+    {"one_fails", "one fails", "programs", 0, 0, verify_tests, "fails", 0},
+    {"some", "one is not there", "programs", 0, 0, verify_tests, "some", 0},
+    {"not_here", "all are skipped", "programs", 0, 0, verify_tests, "nothere", 0},
+    {"silent", "no word", "programs", 0, 0, verify_tests, "silent", 0},
+    {"endless", "it takes for ever", "programs", 0, 0, verify_tests, "endless", 0},
+    {"simulator", "seeds", "runs", 3000, 1200, verify_simulator, NULL, 0},
+    {"clean", "memory", "programs", VERIFY_CLEAN_FULL, VERIFY_CLEAN_SHARE, verify_clean, NULL, 0},
+};
+
+enum { NUM_BY_PROGRAMS = sizeof by_programs / sizeof by_programs[0] };
+
+/* What CTest prints with -V, by the regular expression that it is asked for. */
+static const char fake_ctest[] =
+    "case \"$*\" in\n"
+    "*nightly*-LE*|*'-L nightly'*) echo '9/9 Test #9: long .... Passed 9 sec';;\n"
+    "*well*) printf '7: 12 cases\\n1/2 Test #7: a.b ...   Passed    0.5 sec\\n8: Test timeout\\n"
+    "8: a   table 1\\n 2/2 Test #8: c ....   Passed    0.5 sec\\nx: Test y: z\\n';;\n"
+    "*fails*) printf '1/2 Test #7: a ... Passed 1 sec\\n2/2 Test #8: broken ...***Failed 1 "
+    "sec\\n';;\n"
+    "*some*) printf '1/2 Test #7: a ... Passed 1 sec\\n2/2 Test #8: away ...***Skipped 1 "
+    "sec\\n';;\n"
+    "*nothere*) printf '8: no tool\\n1/1 Test #8: away ...***Skipped 1 sec\\n';;\n"
+    "*endless*) printf '1/2 Test #7: a ... Passed 1 sec\\n'; exec sleep 60;;\n"
+    "esac\n";
+
+/* An executable script of the shell. */
+static void put_script(const char *path, const char *text)
+{
+    FILE *const file = fopen(path, "w");
+
+    CHECK(file != NULL && fprintf(file, "#!/bin/sh\n%s\n", text) > 0 && fclose(file) == 0 &&
+              chmod(path, 0700) == 0,
+          "%s", path);
+}
+
+static const char *run_programs(bool is_full, const char *tests_dir, verify_report *report)
+{
+    const verify_options options = {
+        .is_full = is_full, .seed = 1, .seconds = 1, .tests_dir = tests_dir};
+    return run_promises(by_programs, NUM_BY_PROGRAMS, &options, report);
+}
+
+static void test_programs(void)
+{
+    char path[4096];
+    const char *text;
+    verify_report report;
+
+    CHECK(system("mkdir -p tree/bin tree/tests/sim tree/tests/model tree/tests/prof "
+                 "tree/tests/hostile") == 0,
+          "folders");
+    (void)snprintf(path, sizeof path, "%s/tree/bin:%s", getcwd(path + 2048, 2048), getenv("PATH"));
+    CHECK(setenv("PATH", path, 1) == 0, "PATH");
+    put_script("tree/bin/ctest", fake_ctest);
+    put_script("tree/bin/valgrind", "exit 0");
+    text = run_programs(false, "tree", &report);
+    expect(text, "well         ok      both pass: 2 programs, 12 cases, ");
+    expect(text, "one_fails    FAILED  one fails: 1 programs");
+    expect(text, "broken failed (1 of them)");
+    expect(text, "some         ok      one is not there: 1 programs, without away");
+    expect(text, "not_here     skipped all are skipped: away: no tool");
+    expect(text, "silent       skipped no word: no test program matches silent in tree");
+    expect(text, "endless      ok      it takes for ever: 1 programs, stopped before the end");
+    expect(text, "simulator    skipped seeds: no tests/sim/test_sim in tree");
+    expect(text, "clean        skipped memory: no tests/model/test_array in tree");
+
+    put_script("tree/tests/sim/test_sim", "echo one; echo $2 passed, 0 failed");
+    put_script("tree/tests/model/test_array", "");
+    put_script("tree/tests/prof/test_prof_buffer", "");
+    put_script("tree/tests/hostile/test_hostile_npy", "");
+    text = run_programs(false, "tree", &report);
+    expect(text, "simulator    ok      seeds: 1,200 of 3,000 runs, up to 4 ranks");
+    expect(text, "clean        ok      memory: 3 of 17 programs, with the portable product");
+
+    put_script("tree/tests/sim/test_sim", "echo seed 7 stands; echo 499 passed, 1 failed; exit 1");
+    put_script("tree/bin/valgrind", "echo 'Invalid read of size 4'; exit 9");
+    text = run_programs(true, "tree", &report);
+    expect(text, "well         ok      both pass: 3 programs");
+    expect(text, "tests/sim/test_sim 1 500: 1 failed: seed 7 stands\n");
+    expect(text, "tests/model/test_array: Invalid read of size 4\n");
+
+    put_script("tree/tests/sim/test_sim", "exec sleep 60");
+    CHECK(unlink("tree/bin/valgrind") == 0 && setenv("PATH", "tree/bin:/nowhere", 1) == 0, "PATH");
+    text = run_programs(false, "it's", &report);
+    expect(text, "well         skipped both pass: ctest cannot be run in it's");
+    text = run_programs(false, "tree", &report);
+    expect(text, "clean        skipped memory: no valgrind here");
+}
+
 int main(void)
 {
     char number[32];
@@ -150,5 +251,6 @@ int main(void)
           "numbers");
     test_all_kinds();
     test_chosen();
+    test_programs();
     return 0;
 }

@@ -1,0 +1,140 @@
+/* cli_verify_programs.c: promises that programs of the build tree show, run by themselves. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli_verify.h"
+
+enum { COMMAND_BYTES = 8192, SEEDS_A_RUN = 500, NOT_HERE = 77 };
+
+/* What a program printed, as far as it is told. */
+typedef struct outcome {
+    unsigned long long passed, failed; /* of its last line, "N passed, M failed"  */
+    char first[VERIFY_TEXT / 2];       /* its first line                          */
+    int status;                        /* as waitpid() has it                     */
+    bool is_cut;                       /* the time was over before the end        */
+} outcome;
+
+/* False, and skipped, where the build tree has no such program. */
+static bool has_program(verify_run *run, const char *program)
+{
+    char path[COMMAND_BYTES];
+
+    if (run->tests_dir == NULL) {
+        verify_skip(run, "no build tree with test programs beside the command (--tests-dir)");
+        return false;
+    }
+    (void)snprintf(path, sizeof path, "%s/%.*s", run->tests_dir, (int)strcspn(program, " "),
+                   program);
+    if (strchr(run->tests_dir, '\'') != NULL || access(path, X_OK) != 0) {
+        verify_skip(run, "no %s in %s", program, run->tests_dir);
+        return false;
+    }
+    return true;
+}
+
+/* `prefix`, the program with its arguments, and both its outputs in one. */
+static bool run_program(verify_run *run, const char *prefix, const char *program, outcome *out)
+{
+    char command[COMMAND_BYTES];
+    char line[VERIFY_LINE];
+    const int name = (int)strcspn(program, " ");
+    FILE *pipe;
+
+    memset(out, 0, sizeof *out);
+    (void)snprintf(command, sizeof command, "%s '%s/%.*s'%s 2>&1", prefix, run->tests_dir, name,
+                   program, program + name);
+    pipe = popen(command, "r");
+    if (pipe == NULL) {
+        verify_skip(run, "%s cannot be started", program);
+        return false;
+    }
+    while (verify_next_line(run, pipe, line, &out->is_cut)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (out->first[0] == '\0') {
+            (void)snprintf(out->first, sizeof out->first, "%.*s", (int)sizeof out->first - 1, line);
+        }
+        (void)sscanf(line, "%llu passed, %llu failed", &out->passed, &out->failed);
+        verify_beat(run);
+    }
+    if (!out->is_cut) {
+        out->status = pclose(pipe);
+    } /* else it ends with this process's group */
+    return true;
+}
+
+void verify_simulator(const verify_promise *promise, verify_run *run)
+{
+    uint64_t seed = run->seed;
+    char program[128];
+
+    (void)promise;
+    if (!has_program(run, "tests/sim/test_sim")) {
+        return;
+    }
+    verify_wake_every_second();
+    while (verify_more(run)) {
+        const uint64_t left = run->target - run->done;
+        const uint64_t count = left < SEEDS_A_RUN ? left : SEEDS_A_RUN;
+        outcome out;
+        (void)snprintf(program, sizeof program, "tests/sim/test_sim %llu %llu",
+                       (unsigned long long)seed, (unsigned long long)count);
+        if (!run_program(run, "exec", program, &out) || out.is_cut) {
+            break;
+        }
+        if (out.status != 0 || out.failed > 0 || out.passed != count) {
+            verify_fail(run, "%s: %llu failed: %s", program, out.failed, out.first);
+            break;
+        }
+        verify_done(run, count);
+        seed += count;
+    }
+    if (run->done > 0) {
+        verify_note(run, "up to 4 ranks and 3 workers, kills, stops and failing allocations");
+    }
+}
+
+/* What is quick comes first: CI's share. */
+static const char *const memory_programs[VERIFY_CLEAN_FULL] = {
+    "tests/model/test_array",           "tests/prof/test_prof_buffer",
+    "tests/hostile/test_hostile_npy",   "tests/hostile/test_hostile_config",
+    "tests/hostile/test_hostile_index", "tests/hostile/test_hostile_safetensors",
+    "tests/hostile/test_hostile_trace", "tests/model/test_checkpoint",
+    "tests/model/test_safetensors",     "tests/prof/test_trace_summary",
+    "tests/prof/test_trace_svg",        "tests/params/test_params",
+    "tests/op/test_op_random 0 5",      "tests/op/test_op_bits",
+    "tests/op/test_op_nan 1",           "tests/op/test_op_layer",
+    "tests/op/test_op_alloc",
+};
+
+void verify_clean(const verify_promise *promise, verify_run *run)
+{
+    /* The portable product: generated kernels are invisible to Valgrind. */
+    static const char valgrind[] =
+        "EPFUSE_GEMM=portable exec valgrind -q --error-exitcode=9 --leak-check=full "
+        "--errors-for-leak-kinds=definite";
+
+    (void)promise;
+    if (system("command -v valgrind >/dev/null 2>&1") != 0) {
+        verify_skip(run, "no valgrind here; .ci/run runs the sanitizers (asan-ubsan, tsan)");
+        return;
+    }
+    verify_wake_every_second();
+    for (int32_t i = 0; i < VERIFY_CLEAN_FULL && verify_more(run); i++) {
+        outcome out;
+        if (!has_program(run, memory_programs[i]) ||
+            !run_program(run, valgrind, memory_programs[i], &out) || out.is_cut) {
+            break;
+        }
+        if (!WIFEXITED(out.status) ||
+            (WEXITSTATUS(out.status) != 0 && WEXITSTATUS(out.status) != NOT_HERE)) {
+            verify_fail(run, "%s: %s", memory_programs[i], out.first);
+            break;
+        }
+        verify_done(run, 1);
+    }
+    if (run->done > 0) {
+        verify_note(run, "with the portable product; .ci/run has ASan, UBSan and TSan");
+    }
+}
