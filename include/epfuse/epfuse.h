@@ -151,10 +151,13 @@ EPF_API epf_status epf_op_sync(epf_op *op);
 /** epf_op_sync by its other name. */
 EPF_API epf_status epf_op_materialize(epf_op *op);
 
-/** Give the communication memory back; does nothing the second time.  Collective the first time. */
+/** Give the communication memory back; does nothing the second time.  Collective the first time: with CUDA all ranks have
+ *  freed theirs when it returns. */
 EPF_API epf_status epf_op_finalize(epf_op *op);
 
-/** Finalize if needed and free everything; accepts NULL.  Not collective: peers need not be there. */
+/** Finalize if needed and free everything; accepts NULL.  Not collective: peers need not be there.  With CUDA it waits for
+ *  what runs on the device ("Streams" below), and peers must not be reading this rank's memory: all ranks call
+ *  epf_op_finalize() before, unless one of them has failed. */
 EPF_API_VOID void epf_op_destroy(epf_op *op);
 
 /** Bytes of symmetric memory of this rank, whether taken yet or not (lazy). */
@@ -221,15 +224,20 @@ EPF_API epf_status epf_op_barrier(epf_op *op);
  *     capacity size: epf_*_result tensors and the operator's own memory have the rows of the buffer set, tensors of the
  *     caller count with the rows they have.  A device that meets more rows than the smallest holds gives EPF_E_CAPACITY
  *     on all ranks, and the operator needs epf_op_reset().
- *   - So buffers grow (allow_regrow) only in epf_init_output_buffer(), or in calls with a layout that epf_layout_get() has
- *     looked into on all ranks.
+ *   - Growing (allow_regrow) takes the host: a call whose buffers could be too small, capacity being below W, waits for the
+ *     row counts first, as epf_layout_get() does, unless it is being captured or its layout is filled by a graph.  Without
+ *     such waits: capacity = W, or allow_regrow = false.  So must a thread do that enqueues for several ranks.
  *   - A call with buffers of capacity size can be captured in a CUDA graph, once the same call has been made outside of
  *     it (which takes the operator's memory).  T is then part of the graph.  After a replay epf_op_synchronize() comes before
  *     epf_layout_get().  All ranks replay alike.
  *   - A profiled call (enable_profiler) records on the device, waits for its stream and writes its file before it returns: a
  *     rank must not wait in it for another rank's call of the same thread.  While the stream is being captured it is
  *     refused: EPF_E_STATE.
- *   - Tokens are bf16 or fp16; matrices start at, and have rows at, multiples of 16 bytes; tensors of weights are dense.
+ *   - Tokens are bf16 or fp16; matrices start at, and have rows at, multiples of 16 bytes.
+ *   - Taking device memory is for first and growing calls; freeing it waits for what runs on that device.  Ranks that are
+ *     threads and share one meet after a function that frees, before they go on with calls that wait for each other:
+ *     epf_op_destroy(), epf_layer_context_destroy(), epf_layout_destroy() of an operator that is gone.  (Of one that is
+ *     there it frees nothing: the memory is for the operator's next layout.)
  */
 
 /**
@@ -328,7 +336,7 @@ typedef struct epf_layout_view {
  */
 EPF_API epf_status epf_layout_get(const epf_layout *layout, epf_layout_view *view);
 
-/** Accepts NULL. */
+/** Accepts NULL.  With CUDA its memory stays with the operator, for the next layout. */
 EPF_API_VOID void epf_layout_destroy(epf_layout *layout);
 
 /**
@@ -374,8 +382,8 @@ EPF_API_VOID void epf_weight_destroy(epf_weight *weight);
 /* The two fused operations */
 /* ---------------------------------------------------------------------------------------------- */
 
-/** The tile tables of a grouped GEMM; all int32, all optional: the layout knows them.  Given ones must agree; with CUDA,
- *  where the host cannot look, they must be the very arrays of the layout's view, else EPF_E_UNSUPPORTED. */
+/** The tile tables of a grouped GEMM; all int32, all optional: the layout knows them.  Given ones must agree.  With CUDA
+ *  all but the very arrays of the layout's view are compared by the host: the call waits until the stream is empty. */
 typedef struct epf_tile_tables {
     epf_tensor expert_ids;      /* [>= M_grid] */
     epf_tensor split_size;      /* [L]         */
@@ -497,11 +505,14 @@ typedef struct epf_group_gemm_combine_args {
                                          optional */
     epf_tensor combine_weights; /* [T, K] fp32, optional: weighted instead of plain sum */
     epf_tensor combine_output;  /* [T, H] token type, optional out */
-    int32_t optional_sm;    /* fuse_scatter, CPU: workers that only scatter and reduce; EPF_AUTO:
+    int32_t optional_sm;        /* fuse_scatter: workers that only scatter and reduce; EPF_AUTO:
                                          none, the GEMM's epilogue writes to the owners itself */
-    int32_t num_reduce_sms; /* fuse_scatter, CPU: workers that reduce from the start; default 0 */
+    int32_t
+        num_reduce_sms; /* fuse_scatter: workers that reduce from the start; default 0; CUDA: both
+                                         together in pairs of CTAs, one pair left to multiply */
     epf_tensor optional_signal_tensor; /* [>= M_grid] int32, optional: entry t counts, with release
-                                          order, the finished N-tiles of M-tile t */
+                                          order, the finished N-tiles of M-tile t; CUDA: all of
+                                          them at once, when the last is */
     int32_t num_warps;                 /* tokens one reduce task sums; default 32; 1..32 */
     int32_t combine_mode;              /* epf_combine_mode; default SERIAL; equal on every rank */
     epf_tensor grad_output;            /* [>= R, N'] token type, optional: with orig_input ... */

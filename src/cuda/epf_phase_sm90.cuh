@@ -14,9 +14,12 @@
  * Roles    warps   regs    does
  *   load   0       40/56   as in the grouped GEMM
  *   plan   1       40/56   as there; before it hands a task on it waits for the task's rows (before_task)
- *   comm   2-3     40/56   dispatch: DISPATCH, then EXPAND.  fuse_scatter: SCATTER, flags of finished tiles
+ *   comm   2-3     40/56   dispatch: DISPATCH, then EXPAND.  fuse_scatter: SCATTER, flags of finished tiles; serial:
+ *                          SCATTER that only counts tiles for the caller's signal, if there is one
  *   math   4-11    232/224 dispatch: DISPATCH and EXPAND of the first tiles; as in the grouped GEMM; combine: weight
  *                          gradients, then REDUCE
+ *   Pairs before first_cluster (fuse_scatter) take no tiles: comm and math bring rows, which then stay in `staged`
+ *   first, to their owners, and math sums; or math sums alone.  Where rows stay, math of the other pairs joins in.
  *
  *   dispatch, time ->                                  combine, fuse_scatter
  *   comm   |send|flags|fill part|fill part| ...                        wait tile 0 ----|flags|wait tile 1| ...
@@ -36,7 +39,12 @@
  *                                its tiles)
  *   tile_done[t]   own memory    warps * tasks         math warp, before its     comm (SCATTER)  gpu; zeroed by it
  *                                                      next task's rows
- *   combine_flag   peer window   word(epoch, 0)        comm (SCATTER)            math (REDUCE)   sys
+ *   tile_done[8t]  own memory    the same where rows   math warp                 comm, math      gpu; zeroed by the
+ *                                stay here first                                 (SCATTER)       last part ...
+ *   tile_done      own memory    parts of tile t       comm, math (SCATTER)      nobody          relaxed; ... that
+ *    [8t + 1]                                                                                    counts here
+ *   signal[t]      the caller's  + N-tiles             comm, math (SCATTER)      the caller      sys
+ *   combine_flag   peer window   word(epoch, 0)        comm, math (SCATTER)      math (REDUCE)   sys
  *   gemm_done      own memory    CTAs                  math of each CTA          nobody          gpu; the last one ...
  *   barrier[r]     peer window   word(epoch, 0)        ... signals all ranks     math (REDUCE)   sys
  *   bar 4          smem          256 threads           math: rows are stored     math            bar.sync; serial
