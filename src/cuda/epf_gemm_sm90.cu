@@ -6,21 +6,25 @@
 #include "epfuse/epfuse_dtype.h"
 
 /*      type  block_n  clusters  A          B is [G, K, N]  epilogue */
-#define EPF_GEMM_VARIANTS_OF(X, type)                              \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)          \
-    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)          \
-    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)          \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)     \
-    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)     \
-    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)     \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU_RAW) \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_ROW_PTR)    \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_C)          \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_SWIGLU)     \
-    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_ROW_PTR)    \
-    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_C)      \
-    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_SWIGLU) \
-    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 1, EPF_GEMM_TO_C)      \
+#define EPF_GEMM_VARIANTS_OF(X, type)                                  \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)              \
+    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)              \
+    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_C)              \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)         \
+    X(type, 256, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)         \
+    X(type, 128, 2, 1, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU)         \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_SWIGLU_RAW)     \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 0, EPF_GEMM_TO_ROW_PTR)        \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_C)              \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_SWIGLU)         \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_SWIGLU_RAW)     \
+    X(type, 256, 1, 2, EPF_GEMM_A_ROWS, 1, EPF_GEMM_TO_ROW_PTR)        \
+    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_C)          \
+    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_SWIGLU)     \
+    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 0, EPF_GEMM_TO_SWIGLU_RAW) \
+    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 1, EPF_GEMM_TO_C)          \
+    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 1, EPF_GEMM_TO_SWIGLU)     \
+    X(type, 256, 1, 2, EPF_GEMM_A_GATHERED, 1, EPF_GEMM_TO_SWIGLU_RAW) \
     X(type, 256, 1, 2, EPF_GEMM_A_COLUMNS, 1, EPF_GEMM_TO_C)
 #define EPF_GEMM_VARIANTS(X)                              \
     EPF_GEMM_VARIANTS_OF(X, bf16)                         \
