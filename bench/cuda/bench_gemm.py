@@ -9,6 +9,7 @@ Each of our kernels is also compared with the per-expert product before it is ti
 """
 import argparse
 import json
+import random
 import statistics
 import sys
 
@@ -33,11 +34,14 @@ FORMS = ("store", "swiglu", "swiglu_raw", "gather", "gkn", "rowptr", "wgrad", "f
 
 
 def timed(contenders, rounds, warmup=3):
-    """Medians in ms of each contender, taking turns."""
+    """Medians in ms of each contender, taking turns in an order of each round's own: the power that one draws
+    slows the next one down."""
     events = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
         torch.cuda._sleep(1000000)  # the host gets ahead, so that no launch is waited for
-        for name, launch in contenders.items():
+        order = list(contenders.items())
+        random.Random(turn).shuffle(order)
+        for name, launch in order:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             launch(turn)
