@@ -34,6 +34,26 @@ static const field kFields[] = {
     FIELD(sm_margin, INT32_MAX),
 };
 
+static bool disagree_on_capacity(op_rank *r)
+{
+    epf_op_config config = op_config_of(r->c);
+    epf_op *op = NULL;
+
+    config.capacity = r->id == 1 ? 1.5 : 1.25;
+    RANK_STATUS(r->rank, EPF_E_INVALID, epf_op_create(r->group, &config, &op));
+    RANK_CHECK(r->rank, strstr(epf_last_error(), "capacity: 1.25 on rank 0, 1.5 on rank 1") != NULL,
+               "the text: %s", epf_last_error());
+    config = op_config_of(r->c); /* 2^63 bytes: on all ranks alike */
+    config.max_tokens = INT32_MAX / 96;
+    config.topk = 32;
+    config.hidden = 80000000;
+    config.lazy = true;
+    RANK_STATUS(r->rank, EPF_E_INVALID, epf_op_create(r->group, &config, &op));
+    RANK_CHECK(r->rank, strstr(epf_last_error(), "more than 2^63 bytes") != NULL, "the text: %s",
+               epf_last_error());
+    return true;
+}
+
 static bool disagree(op_rank *r)
 {
     for (size_t i = 0; i < sizeof kFields / sizeof kFields[0]; i++) {
@@ -54,7 +74,7 @@ static bool disagree(op_rank *r)
                    "%s on rank 1: the text does not name it: %s", kFields[i].name,
                    epf_last_error());
     }
-    return op_preprocess(r) && op_dispatch(r) && op_combine(r);
+    return disagree_on_capacity(r) && op_preprocess(r) && op_dispatch(r) && op_combine(r);
 }
 
 static void run_rank(epf_test_rank *rank)
