@@ -156,11 +156,14 @@ def ours(library, case, form, tune):
 
 
 def parse_ours(text):
-    """[b:]form[/nBLOCK_N][/cCLUSTER_MxCLUSTER_N][/gGROUP_M][/last|/turn][/static], e.g. store/n256/c2x1/g8."""
+    """[b:]form[/nBLOCK_N][/cCLUSTER_MxCLUSTER_N][/gGROUP_M][/last|/turn][/swap|/noswap]
+[/static], e.g. store/n256/c2x1/g8."""
     form, *parts = text.split("/")
     tune = {}
     for part in parts:
-        if part[0] == "n":
+        if part in ("swap", "noswap"):
+            tune["swapped"] = 1 if part == "swap" else -1
+        elif part[0] == "n":
             tune["block_n"] = int(part[1:])
         elif part == "static":
             tune["dynamic"] = 0

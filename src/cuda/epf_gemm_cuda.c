@@ -76,6 +76,9 @@ static epf_status check_args(const epf_gemm_cuda_args *args)
     EPF_CHECK_ARG(args->short_last <= 0 || 2 * args->num_experts <= EPF_GEMM_MAX_GROUPS,
                   "short_last is %d; with %d experts it must not be above 0", args->short_last,
                   args->num_experts);
+    EPF_CHECK_ARG(args->swapped <= 0 || args->num_experts <= EPF_GEMM_SWAP_MAX_EXPERTS,
+                  "swapped is %d; with %d experts it must not be above 0", args->swapped,
+                  args->num_experts);
     EPF_CHECK_ARG(args->n > 0 && args->n % 8 == 0, "n is %d; it must be a positive multiple of 8",
                   args->n);
     if (args->weight_grad) {
@@ -176,6 +179,10 @@ static epf_status make_maps(const epf_gemm_cuda_args *args, const epf_gemm_sm90_
     c.size[0] = args->epilogue == EPF_GEMM_SWIGLU ? n / 2 : n;
     c.size[1] = args->weight_grad ? (cuuint64_t)(args->num_experts * grad_pitch(args)) : INT32_MAX;
     EPF_TRY(make_map(&out->map_a, args->a, &a));
+    if (variant->swapped) {
+        a.box[1] = EPF_GEMM_SWAP_STEP;
+        EPF_TRY(make_map(&out->map_a_rest, args->a, &a));
+    }
     EPF_TRY(make_map(&out->map_b, args->b, &b));
     if (!args->row_ptr && args->c_dtype != EPF_DTYPE_F32) {
         EPF_TRY(make_map(&out->map_c, args->c, &c));
@@ -197,33 +204,75 @@ static const epf_gemm_sm90_variant *find_variant(const epf_gemm_cuda_args *args,
         if (v->dtype == args->dtype && v->a_source == wanted->a_source &&
             v->b_n_major == wanted->b_n_major && v->epilogue == wanted->epilogue &&
             v->block_n == wanted->block_n && v->cluster_m == wanted->cluster_m &&
-            v->cluster_n == wanted->cluster_n) {
+            v->cluster_n == wanted->cluster_n && v->swapped == wanted->swapped) {
             return v;
         }
     }
     return NULL;
 }
 
-/*
- * The tile and cluster that measured best (docs/performance-gpu.md): side by side where there are many tiles or
- * hardly more rows than one warpgroup takes, one below the other where the tiles are few, narrow where they do
- * not even fill the device twice.
- */
-static void pick_tile(const epf_gemm_cuda_args *args, epf_gemm_sm90_variant *wanted)
+static int64_t rows_of(const epf_gemm_cuda_args *args)
 {
-    const int64_t rows = args->expected_rows ? args->expected_rows : args->a_rows;
+    return args->expected_rows ? args->expected_rows : args->a_rows;
+}
+
+/*
+ * Whether swapped operands are done sooner: rounds of tasks that the clusters of two CTAs take, times
+ * a task's size.  Rows are taken to be dealt out at random: a tile of 128 rows is half empty at an
+ * expert's end, and swapped tiles are as wide as the larger experts need.  docs/performance-gpu.md
+ * has the shapes at which this was measured.
+ */
+static int swap_pays(const epf_gemm_cuda_args *args, int32_t num_sms)
+{
+    const int64_t clusters = num_sms / 2;
+    const int64_t experts = args->num_experts;
+    const int64_t each = epf_ceil_div(rows_of(args), experts);
+    const int64_t more = experts > 1 ? each / 16 : 0;
+    const int64_t tiles = epf_ceil_div(each + 2 * more, 2 * EPF_GEMM_SWAP_ROWS);
+    const int64_t width = epf_ceil_div(each + more, 16 * tiles) * 8;
+    const int64_t half_tiles =
+        experts > 1 ? each / (BLOCK_M / 2) + 1 : 2 * epf_ceil_div(each, BLOCK_M);
+    const int64_t swapped =
+        epf_ceil_div(experts * tiles * epf_ceil_div(args->n, 256), clusters) * 2 * width * 256;
+    const int64_t plain =
+        epf_ceil_div(experts * half_tiles * epf_ceil_div(args->n, 512), 2 * clusters) * BLOCK_M *
+        512;
+    return each > 64 && swapped * 26 < plain * 25;
+}
+
+/*
+ * The tile and cluster that measured best: swapped operands where they pay, else side by side where
+ * there are many tiles or hardly more rows than one warpgroup takes, one below the other where the
+ * tiles are few.
+ */
+static void pick_tile(const epf_gemm_cuda_args *args, int32_t num_sms,
+                      epf_gemm_sm90_variant *wanted)
+{
+    const int64_t rows = rows_of(args);
     const int64_t tiles = epf_ceil_div(rows, BLOCK_M) * epf_ceil_div(args->n, 256);
     const int below = !args->gather && !args->weight_grad && tiles < 512 &&
                       rows > 64 * (int64_t)args->num_experts;
+    const int can_swap =
+        wanted->a_source == EPF_GEMM_A_ROWS &&
+        (wanted->epilogue == EPF_GEMM_TO_C || wanted->epilogue == EPF_GEMM_TO_SWIGLU) &&
+        args->num_experts <= EPF_GEMM_SWAP_MAX_EXPERTS && !args->cluster_m && !args->cluster_n;
 
-    wanted->block_n = args->block_n ? args->block_n : below && tiles < 200 ? 128 : 256;
+    wanted->swapped =
+        args->swapped > 0 || (args->swapped == 0 && can_swap && swap_pays(args, num_sms));
+    wanted->block_n = args->block_n ? args->block_n : 256;
+    if (wanted->swapped) {
+        wanted->cluster_m = 2;
+        wanted->cluster_n = 1;
+        return;
+    }
     wanted->cluster_m = args->cluster_m ? args->cluster_m : below && args->cluster_n != 2 ? 2 : 1;
     wanted->cluster_n = args->cluster_n                             ? args->cluster_n
                         : wanted->cluster_m == 2 || args->cluster_m ? 1
                                                                     : 2;
 }
 
-static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm90_variant **picked)
+static epf_status pick_variant(const epf_gemm_cuda_args *args, int32_t num_sms,
+                               const epf_gemm_sm90_variant **picked)
 {
     epf_gemm_sm90_variant wanted = {0};
 
@@ -235,10 +284,9 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
                       : args->epilogue == EPF_GEMM_STORE ? EPF_GEMM_TO_C
                       : args->raw                        ? EPF_GEMM_TO_SWIGLU_RAW
                                                          : EPF_GEMM_TO_SWIGLU;
-    pick_tile(args, &wanted);
+    pick_tile(args, num_sms, &wanted);
     *picked = find_variant(args, &wanted);
-    if (!*picked && !args->block_n && !args->cluster_m && !args->cluster_n) {
-        wanted.block_n = 256;
+    if (!*picked && !wanted.swapped && !args->block_n && !args->cluster_m && !args->cluster_n) {
         wanted.cluster_m = 1;
         wanted.cluster_n = 2;
         *picked = find_variant(args, &wanted);
@@ -246,10 +294,11 @@ static epf_status pick_variant(const epf_gemm_cuda_args *args, const epf_gemm_sm
     if (!*picked) {
         return EPF_FAIL(
             EPF_E_UNSUPPORTED,
-            "no grouped GEMM kernel: dtype %d, tile 128 x %d, cluster %d x %d, A source %d, "
+            "no grouped GEMM kernel: dtype %d, tile %s x %d, cluster %d x %d, A source %d, "
             "B %s, epilogue %d",
-            args->dtype, wanted.block_n, wanted.cluster_m, wanted.cluster_n, wanted.a_source,
-            wanted.b_n_major ? "[G, K, N]" : "[G, N, K]", wanted.epilogue);
+            args->dtype, wanted.swapped ? "(swapped)" : "128", wanted.block_n, wanted.cluster_m,
+            wanted.cluster_n, wanted.a_source, wanted.b_n_major ? "[G, K, N]" : "[G, N, K]",
+            wanted.epilogue);
     }
     return EPF_OK;
 }
@@ -312,7 +361,7 @@ epf_status epf_gemm_sm90_fill(const epf_gemm_cuda_args *args, const epf_gemm_sm9
     out->num_n_tiles =
         (int32_t)(out->half ? epf_ceil_div(out->half, task_n / 2) : epf_ceil_div(args->n, task_n));
     out->group_m = args->group_m ? args->group_m : 8 / variant->cluster_m;
-    out->short_last = args->short_last > 0 && !args->weight_grad;
+    out->short_last = args->short_last > 0 && !args->weight_grad && !variant->swapped;
     return EPF_OK;
 }
 
@@ -325,7 +374,6 @@ epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
     int major = 0;
 
     EPF_TRY(check_args(args));
-    EPF_TRY(pick_variant(args, &variant));
     EPF_TRY(check_cuda(cudaGetDevice(&device), "current device"));
     EPF_TRY(check_cuda(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device),
                        "multiprocessor count"));
@@ -337,6 +385,7 @@ epf_status epf_gemm_cuda(const epf_gemm_cuda_args *args, void *stream)
     }
     EPF_CHECK_ARG(args->sm_margin >= 0 && args->sm_margin <= num_sms - 2,
                   "sm_margin is %d; it must be 0 .. %d", args->sm_margin, num_sms - 2);
+    EPF_TRY(pick_variant(args, num_sms - args->sm_margin, &variant));
     EPF_TRY(epf_gemm_sm90_fill(args, variant, &kernel_args));
     return launch(variant, &kernel_args, num_sms - args->sm_margin, stream);
 }

@@ -49,11 +49,12 @@ typedef struct epf_gemm_cuda_args {
                                   launches at a time may share them.  NULL: tiles in fixed turns  */
     int64_t expected_rows;     /* R if known, to pick a kernel; 0: a_rows                         */
     int32_t sm_margin;         /* SMs left to others                                              */
-    int32_t block_n;           /* 0: picked; else 128 or 256                                      */
+    int32_t block_n;           /* 0: picked; else 256                                             */
     int32_t cluster_m;         /* 0: picked; else 1 or 2                                          */
     int32_t cluster_n;         /* 0: picked; else 1 or 2                                          */
     int32_t group_m;           /* 0: picked                                                       */
     int32_t short_last;        /* 0: picked; 1: tiles of fewer rows last; -1: in their turn       */
+    int32_t swapped;           /* 0: picked; 1: operands swapped (few rows an expert); -1: never  */
     int32_t row_weight_dtype;  /* EPF_DTYPE_F32 (also 0) or EPF_DTYPE_BF16                        */
     int64_t a_stride;          /* elements from row to row; 0: dense; a multiple of 8             */
     int64_t b_stride;          /* the same of b                                                   */

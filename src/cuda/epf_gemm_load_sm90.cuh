@@ -6,13 +6,11 @@
 
 #include "cuda/epf_gemm_plan_sm90.cuh"
 
-/* Issues the loads of A's slabs for one k-step; returns the bytes that will arrive in this CTA. */
+/* Issues the loads of A's slabs for one k-step. */
 template <class C>
-static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args,
-                                                  const gemm_task &task, uint32_t to, uint64_t *bar,
-                                                  int32_t k)
+static __device__ __forceinline__ void load_a(const epf_gemm_sm90_args &args, const gemm_task &task,
+                                              uint32_t to, uint64_t *bar, int32_t k)
 {
-    uint32_t bytes = 0;
     const uint32_t cta = C::kClusterN == 2 ? cluster_cta_rank() : 0;
 #pragma unroll
     for (int h = 0; h < kBlockM / kSlab; h++) {
@@ -29,9 +27,32 @@ static __device__ __forceinline__ uint32_t load_a(const epf_gemm_sm90_args &args
         } else {
             tma_load_2d(to + h * kSlabBytes, &args.map_a, bar, at, kEvictLast);
         }
-        bytes += kSlabBytes;
     }
-    return bytes;
+}
+
+/* As load_a(), of as many rows as wgmma's N dimension takes. */
+static __device__ __forceinline__ void load_swapped_a(const epf_gemm_sm90_args &args,
+                                                      const gemm_task &task, uint32_t to,
+                                                      uint64_t *bar, int32_t k)
+{
+    const int32_t width = swap_width(task.rows);
+    int32_t row = 0;
+    for (; row + kSlab <= width; row += kSlab) {
+        tma_load_2d(to + row * kBlockK * 2, &args.map_a, bar, make_int2(k, task.row_begin + row),
+                    kEvictLast);
+    }
+    for (; row < width; row += EPF_GEMM_SWAP_STEP) {
+        tma_load_2d(to + row * kBlockK * 2, &args.map_a_rest, bar,
+                    make_int2(k, task.row_begin + row), kEvictLast);
+    }
+}
+
+/* Bytes of A that a k-step's loads bring. */
+template <class C> static __device__ __forceinline__ uint32_t bytes_of_a(const gemm_task &task)
+{
+    const int32_t rows =
+        C::kSwapped ? swap_width(task.rows) : (task.rows + kSlab - 1) / kSlab * kSlab;
+    return (uint32_t)rows * kBlockK * 2;
 }
 
 /* Issues the loads of B for one k-step: half a tile each where two CTAs share it. */
@@ -82,10 +103,15 @@ static __device__ __forceinline__ void load_role(const epf_gemm_sm90_args &args,
                 mbarrier_arrive(&smem.wanted, 1);
             }
             mbarrier_wait(&smem.empty[ring.stage()], ring.phase() ^ 1);
-            const uint32_t slabs = (uint32_t)(task.rows + kSlab - 1) / kSlab;
-            mbarrier_arrive_expect_tx(bar, slabs * kSlabBytes + C::kBytesB);
-            load_a<C>(args, task, place, bar, k);
-            load_b<C>(args, task, place + C::kBytesA, bar, k);
+            mbarrier_arrive_expect_tx(bar, bytes_of_a<C>(task) + C::kBytesB);
+            if constexpr (
+                C::kSwapped) { /* first what comes from memory, then what others read too */
+                load_b<C>(args, task, place + C::kBytesA, bar, k);
+                load_swapped_a(args, task, place, bar, k);
+            } else {
+                load_a<C>(args, task, place, bar, k);
+                load_b<C>(args, task, place + C::kBytesA, bar, k);
+            }
             ring.advance();
         }
     }

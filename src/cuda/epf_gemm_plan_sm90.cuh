@@ -29,7 +29,7 @@ static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &ar
                                                     gemm_smem<C> &smem)
 {
     const int lane = threadIdx.x % 32;
-    const int block_m = kBlockM * C::kClusterM;
+    const int block_m = C::kTaskRows;
     int32_t rows_before = 0;
     int32_t full_before = 0;
     int32_t short_before = 0;
@@ -66,6 +66,7 @@ static __device__ __forceinline__ void build_tables(const epf_gemm_sm90_args &ar
     for (int e = lane; args.short_last && e < args.num_experts; e += 32) {
         smem.tile_offset[args.num_experts + e] += full_before;
     }
+    __syncwarp();
 }
 
 template <class C>
@@ -74,13 +75,30 @@ static __device__ __forceinline__ epf_tile_map tile_map(const epf_gemm_sm90_args
 {
     epf_tile_map map;
     map.num_experts = args.short_last ? 2 * args.num_experts : args.num_experts;
-    map.block_m = kBlockM * C::kClusterM;
+    map.block_m = C::kTaskRows;
     map.num_n_tiles = args.num_n_tiles;
     map.group_m = args.group_m;
     map.rows = smem.rows;
     map.row_offset = smem.row_offset;
     map.tile_offset = smem.tile_offset;
     return map;
+}
+
+/*
+ * Swapped operands: the expert's tiles and their CTAs share its rows evenly, so that none has a few rows that cost
+ * all the weights.
+ */
+template <class C>
+static __device__ __forceinline__ void share_rows(const gemm_smem<C> &smem, const epf_tile &tile,
+                                                  uint32_t cta, gemm_task &task)
+{
+    const int32_t first = smem.tile_offset[tile.expert];
+    const int32_t shares = (smem.tile_offset[tile.expert + 1] - first) * C::kClusterM;
+    const int32_t share = (tile.m_tile - first) * C::kClusterM + (int32_t)cta;
+    const int32_t each = smem.rows[tile.expert] / shares;
+    const int32_t more = smem.rows[tile.expert] % shares; /* as many shares have one row more */
+    task.row_begin = smem.row_offset[tile.expert] + share * each + min(share, more);
+    task.rows = each + (share < more ? 1 : 0);
 }
 
 /*
@@ -101,7 +119,9 @@ static __device__ __forceinline__ gemm_task cta_task(const epf_gemm_sm90_args &a
     task.k_begin = 0;
     task.k_rows = 0;
     task.end = 0;
-    if constexpr (C::kClusterM == 2) {
+    if constexpr (C::kSwapped) {
+        share_rows<C>(smem, tile, cta, task);
+    } else if constexpr (C::kClusterM == 2) {
         const int32_t slabs = (tile.num_rows + kSlab - 1) / kSlab;
         const int32_t upper = (slabs + 1) / 2 * kSlab;
         task.row_begin += cta ? upper : 0;

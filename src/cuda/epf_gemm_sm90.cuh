@@ -7,7 +7,8 @@
  * Shapes   see epf_gemm_sm90_args; bf16 or fp16, fp32 accumulators, one rounding.
  * Needs    rows[G] (and row_offset[G]) written earlier on this stream; the host never reads them.
  * Tile     128 x kBlockN x 64 per CTA; a task is a tile of 128 * kClusterM rows and kBlockN * kClusterN columns.
- *          Ring of kStages = 4 (kBlockN 256, 192 KiB) or 6 (128) stages, 16 KiB to store through, tables.
+ *          Ring of kStages = 4 stages (192 KiB), 16 KiB to store through, tables.
+ *          Swapped operands: kBlockN columns by up to kSwapRows rows, see epf_gemm_swap_sm90.cuh.
  * Launch   1 CTA/SM, 384 threads, clusters of kClusterM * kClusterN; no residency is relied upon.
  *
  * Roles    warps   regs   does
@@ -45,7 +46,8 @@
  *   queue[0]    global  -                          plan of each cluster        nobody        relaxed; hands out tasks
  *   queue[1]    global  clusters                   plan of each cluster at     nobody        relaxed; the last one resets
  *                                                  its end                                   both for the next launch
- *   bars 1-3    smem    128, 256 threads           math: k rows zeroed         math          bar.sync
+ *   bars 1-3    smem    128, 256 threads           math: k rows zeroed;        math          bar.sync
+ *                                                  swapped: rows to store are there
  *   cluster     -       all threads                each at its end             all           nobody leaves while a peer
  *                                                                                            may still write to it
  *
@@ -67,6 +69,34 @@
 
 #include "cuda/epf_gemm_load_sm90.cuh"
 #include "cuda/epf_gemm_math_sm90.cuh"
+#include "cuda/epf_gemm_swap_sm90.cuh"
+
+/* One thread: barriers and the first task slot. */
+template <class C>
+static __device__ __forceinline__ void init_barriers(const epf_gemm_sm90_args &args,
+                                                     gemm_smem<C> &smem)
+{
+    for (int i = 0; i < C::kStages; i++) {
+        mbarrier_init(&smem.full[i], C::kFullArrivals);
+        mbarrier_init(&smem.gathered[i], kGatherThreads);
+        mbarrier_init(&smem.empty[i], kMathWarps * C::kCluster);
+    }
+    for (int i = 0; i < kNextSlots; i++) {
+        mbarrier_init(&smem.next_full[i], 1);
+    }
+    for (int i = 0; i < kTaskSlots; i++) {
+        mbarrier_init(&smem.task_free[i], kMathThreads);
+    }
+    mbarrier_init(&smem.wanted, C::kWanted);
+    mbarrier_init(&smem.ready, 1);
+    smem.task[kTaskSlots - 1].rows = 0; /* before the first task there is nothing to store */
+    fence_mbarrier_init();
+    tma_prefetch_map(&args.map_a);
+    if constexpr (C::kSwapped) {
+        tma_prefetch_map(&args.map_a_rest);
+    }
+    tma_prefetch_map(&args.map_b);
+}
 
 /* Barriers, tables and the first task slot; whoever calls it synchronizes the cluster afterwards. */
 template <class C>
@@ -76,23 +106,7 @@ static __device__ __forceinline__ void gemm_begin(const epf_gemm_sm90_args &args
     if (threadIdx.x < 32) {
         build_tables<C>(args, smem);
     } else if (threadIdx.x == 32) {
-        for (int i = 0; i < C::kStages; i++) {
-            mbarrier_init(&smem.full[i], C::kFullArrivals);
-            mbarrier_init(&smem.gathered[i], kGatherThreads);
-            mbarrier_init(&smem.empty[i], kMathWarps * C::kCluster);
-        }
-        for (int i = 0; i < kNextSlots; i++) {
-            mbarrier_init(&smem.next_full[i], 1);
-        }
-        for (int i = 0; i < kTaskSlots; i++) {
-            mbarrier_init(&smem.task_free[i], kMathThreads);
-        }
-        mbarrier_init(&smem.wanted, C::kWanted);
-        mbarrier_init(&smem.ready, 1);
-        smem.task[kTaskSlots - 1].rows = 0; /* before the first task there is nothing to store */
-        fence_mbarrier_init();
-        tma_prefetch_map(&args.map_a);
-        tma_prefetch_map(&args.map_b);
+        init_barriers<C>(args, smem);
     }
 }
 
@@ -103,11 +117,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     extern __shared__ __align__(1024) uint8_t shared[];
     gemm_smem<C> &smem = *reinterpret_cast<gemm_smem<C> *>(shared);
     gemm_ring<C::kStages> ring;
-    gemm_begin<C>(args, smem);
-    __syncthreads();
-    if constexpr (C::kCluster > 1) {
-        cluster_sync();
+    if (threadIdx.x == 64) { /* beside the tables, which wait for the row counts */
+        init_barriers<C>(args, smem);
     }
+    cluster_arrive();
+    if (threadIdx.x / 32 == kPlanThread / 32) { /* which alone reads them */
+        build_tables<C>(args, smem);
+    }
+    cluster_wait();
     if (threadIdx.x < kLoadThreads) {
         setmaxnreg_dec_40();
         if (C::kGathered && threadIdx.x >= kFirstGatherThread) {
@@ -124,7 +141,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
     } else {
         setmaxnreg_inc_232();
-        math_role<C, gemm_no_hooks>(args, smem, ring);
+        if constexpr (C::kSwapped) {
+            swapped_math_role<C>(args, smem, ring);
+        } else {
+            math_role<C, gemm_no_hooks>(args, smem, ring);
+        }
     }
     if constexpr (C::kCluster > 1) {
         cluster_sync();

@@ -15,7 +15,10 @@ enum {
     EPF_GEMM_BLOCK_K = 64,    /* one k-step: 128 bytes, the width of the shared-memory swizzle  */
     EPF_GEMM_SLAB = 64,       /* rows of a warpgroup, and of one TMA box of A                   */
     EPF_GEMM_STORE_ROWS = 16, /* a TMA box of C: a warp's rows, 64 columns                      */
+    EPF_GEMM_SWAP_ROWS = 152, /* operands swapped: most rows of a CTA's task                    */
+    EPF_GEMM_SWAP_STEP = 8,   /* they come in slabs, the last ones in boxes of so many          */
     EPF_GEMM_MAX_EXPERTS = 1024,
+    EPF_GEMM_SWAP_MAX_EXPERTS = 512,
     EPF_GEMM_MAX_GROUPS = 1024, /* of tiles: experts, twice as many where short tiles come last   */
 };
 
@@ -37,6 +40,7 @@ enum {
 /* The kernels' only argument.  Letters: rows [R], experts G, columns N, inner dimension K. */
 typedef struct epf_gemm_sm90_args {
     CUtensorMap map_a;         /* A [R, K] or, weight gradient, [R, M]; unused where gathered     */
+    CUtensorMap map_a_rest;    /* operands swapped: A in boxes of EPF_GEMM_SWAP_STEP rows         */
     CUtensorMap map_b;         /* B [G, N, K], [G, K, N] or, weight gradient, [1, R, N]           */
     CUtensorMap map_c;         /* C as stored in place                                            */
     CUtensorMap map_raw;       /* the product itself, as stored                                   */
@@ -74,6 +78,7 @@ typedef struct epf_gemm_sm90_variant {
     int32_t a_source;  /* EPF_GEMM_A_*                                                    */
     int32_t b_n_major; /* 1: B is [G, K, N]                                               */
     int32_t epilogue;  /* EPF_GEMM_TO_*                                                   */
+    int32_t swapped;   /* 1: block_n columns by rows, see epf_gemm_swap_sm90.cuh              */
     int32_t smem_bytes;
     const void *kernel; /* of one epf_gemm_sm90_args                                      */
 } epf_gemm_sm90_variant;

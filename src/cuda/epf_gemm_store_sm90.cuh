@@ -174,13 +174,13 @@ static __device__ __forceinline__ float silu(float x)
     return x * inverse;
 }
 
-/* silu(gate) * up * weight for two neighbouring columns, rounded once. */
+/* silu(gate) * up * weight for two neighbours, rounded once. */
 template <class C>
-static __device__ __forceinline__ uint32_t swiglu(uint32_t gate, uint32_t up, float weight)
+static __device__ __forceinline__ uint32_t swiglu(uint32_t gate, uint32_t up, float2 weight)
 {
     const float2 g = unpack(typename C::T(), gate);
     const float2 u = unpack(typename C::T(), up);
-    return pack(typename C::T(), silu(g.x) * u.x * weight, silu(g.y) * u.y * weight);
+    return pack(typename C::T(), silu(g.x) * u.x * weight.x, silu(g.y) * u.y * weight.y);
 }
 
 /* Keeps the compiler from unpacking a value long before its use, which takes twice the registers. */
@@ -212,8 +212,8 @@ static __device__ __forceinline__ void swiglu_pairs(const epf_gemm_sm90_args &ar
     for (int j = kBegin; j < kEnd; j++) {
         pin(done.upper[j + kHalf]);
         pin(done.lower[j + kHalf]);
-        done.upper[j] = swiglu<C>(done.upper[j], done.upper[j + kHalf], upper);
-        done.lower[j] = swiglu<C>(done.lower[j], done.lower[j + kHalf], lower);
+        done.upper[j] = swiglu<C>(done.upper[j], done.upper[j + kHalf], make_float2(upper, upper));
+        done.lower[j] = swiglu<C>(done.lower[j], done.lower[j + kHalf], make_float2(lower, lower));
     }
 }
 

@@ -28,6 +28,7 @@ static constexpr int kFetchAhead =
 static constexpr int kOutBytes = EPF_GEMM_STORE_ROWS * 64 * 2; /* a warp's store buffer */
 static constexpr int kMaxGroups = EPF_GEMM_MAX_GROUPS;         /* of tiles; see build_tables() */
 static constexpr int kMaxSmem = 232448;
+static constexpr int kSwapRows = EPF_GEMM_SWAP_ROWS;
 
 template <typename T_, int kBlockN_, int kClusterM_, int kClusterN_, int kSource_, bool kBNMajor_,
           int kEpilogue_>
@@ -43,8 +44,11 @@ struct gemm_config {
     static constexpr bool kRaw = kEpilogue_ == EPF_GEMM_TO_SWIGLU_RAW;
     static constexpr bool kSwiglu = kEpilogue_ == EPF_GEMM_TO_SWIGLU || kRaw;
     static constexpr bool kScatter = kEpilogue_ == EPF_GEMM_TO_ROW_PTR;
-    static constexpr bool kStoreLate = true; /* beneath the next task's k-steps */
-    static constexpr int kStages = kBlockN == 256 ? 4 : 6;
+    static constexpr bool kSwapped = false;
+    static constexpr bool kStoreLate = true;              /* beneath the next task's k-steps */
+    static constexpr int kTaskRows = kBlockM * kClusterM; /* at most, of a cluster's task */
+    static constexpr int kGroups = kMaxGroups;
+    static constexpr int kStages = 4;
     static constexpr int kBytesA = kBlockM * kBlockK * 2;
     static constexpr int kBytesB = kBlockN * kBlockK * 2;
     static constexpr int kStoreParts = 4;
@@ -56,10 +60,31 @@ struct gemm_config {
     static_assert(!kGathered || kClusterN == 2, "each CTA gathers half of the rows for both");
 };
 
+/*
+ * Weights are wgmma's M dimension and rows its N: 128 columns of C a warpgroup, and as many rows as the expert has
+ * for this tile, in eights.  Two CTAs share the weights and halve the rows.  See epf_gemm_swap_sm90.cuh.
+ */
+template <typename T_, bool kBNMajor_, int kEpilogue_>
+struct gemm_swap_config : gemm_config<T_, 256, 2, 1, EPF_GEMM_A_ROWS, kBNMajor_, kEpilogue_> {
+    static constexpr bool kSwapped = true;
+    static constexpr bool kStoreLate = false;
+    static constexpr int kTaskRows = 2 * kSwapRows;
+    static constexpr int kBytesA = kSwapRows * kBlockK * 2;
+    static constexpr int kMinSteps = 1;
+    static constexpr int kGroups = EPF_GEMM_SWAP_MAX_EXPERTS;
+};
+
+/* Rows that are computed where `rows` exist: a width of wgmma that is compiled. */
+static __device__ __forceinline__ int32_t swap_width(int32_t rows)
+{
+    const int32_t step = rows <= 128 ? 16 : 8;
+    return (rows + step - 1) / step * step;
+}
+
 /* What the math warpgroups of this CTA need to know of a task. */
 struct gemm_task {
     int32_t row_begin; /* first row of C                                          */
-    int32_t rows;      /* 0 .. 128, this CTA's                                    */
+    int32_t rows;      /* 0 .. 128 (swapped: kSwapRows), this CTA's               */
     int32_t expert;
     int32_t n_tile;  /* in units of kBlockN                                     */
     int32_t num_k;   /* k-steps, at least C::kMinSteps; those past K hold zeros    */
@@ -69,7 +94,7 @@ struct gemm_task {
 };
 
 /* Shared memory of kernels whose rings have these stages: the parts of a fused kernel use one. */
-template <int kStages, int kStageBytes> struct gemm_shared {
+template <int kStages, int kStageBytes, int kGroups = kMaxGroups> struct gemm_shared {
     uint8_t ring[kStages][kStageBytes];
     uint8_t out[kMathWarps][kOutBytes];
     gemm_task task[kTaskSlots];
@@ -81,12 +106,12 @@ template <int kStages, int kStageBytes> struct gemm_shared {
     uint64_t wanted;                /* load nears a task's end              */
     uint64_t ready;                 /* the next task is in its slot, or none */
     uint32_t next[kNextSlots];      /* index of the cluster's next task */
-    int32_t rows[kMaxGroups];
-    int32_t row_offset[kMaxGroups];
-    int32_t tile_offset[kMaxGroups + 1];
+    int32_t rows[kGroups];
+    int32_t row_offset[kGroups];
+    int32_t tile_offset[kGroups + 1];
 };
 
-template <class C> using gemm_smem = gemm_shared<C::kStages, C::kBytesA + C::kBytesB>;
+template <class C> using gemm_smem = gemm_shared<C::kStages, C::kBytesA + C::kBytesB, C::kGroups>;
 
 /*
  * Position in the ring of stages, in two rounds of which the phase tells one from the other, and the number

@@ -23,10 +23,10 @@ struct phase_grad : gemm_config<T, 256, 1, 2, EPF_GEMM_A_COLUMNS, true, EPF_GEMM
 #define EPF_PHASE_CONFIG(type, b, to, hooks, grad, kind) \
     phase_config<phase_gemm<type, (b) != 0, to>, hooks, grad, kind>
 
-#define EPF_PHASE_ENTRY(type, b, to, hooks, grad, kind, with_grad)                  \
-    {kind,                                                                          \
-     with_grad,                                                                     \
-     {dtype_##type, 256, 1, 2, EPF_GEMM_A_ROWS, b, to, (int32_t)sizeof(phase_smem), \
+#define EPF_PHASE_ENTRY(type, b, to, hooks, grad, kind, with_grad)                     \
+    {kind,                                                                             \
+     with_grad,                                                                        \
+     {dtype_##type, 256, 1, 2, EPF_GEMM_A_ROWS, b, to, 0, (int32_t)sizeof(phase_smem), \
       (const void *)phase_kernel<EPF_PHASE_CONFIG(type, b, to, hooks, grad, kind)>}},
 
 static_assert(sizeof(phase_smem) <= kMaxSmem, "shared memory");

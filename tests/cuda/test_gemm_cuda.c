@@ -184,13 +184,13 @@ static void make_buffers(const problem *p, buffers *b)
 
 static void describe(const problem *p)
 {
-    printf("%s 128x%d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d "
+    printf("%s %s x %d cluster %dx%d A%d B%s G%d N%d K%d M%d swiglu%d raw%d ptr%d w%d queue%d "
            "last%d margin%d gap%d f32%d m_gap%d rows",
-           p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16", p->variant.block_n,
-           p->variant.cluster_m, p->variant.cluster_n, p->variant.a_source,
-           p->variant.b_n_major ? "KN" : "NK", p->g, p->n, p->k, p->m, p->swiglu, p->raw,
-           p->row_ptr, p->weight, p->queue, p->short_last, p->sm_margin, p->gap, p->c_f32,
-           p->m_gap);
+           p->variant.dtype == EPF_DTYPE_BF16 ? "bf16" : "fp16",
+           p->variant.swapped ? "swapped" : "128", p->variant.block_n, p->variant.cluster_m,
+           p->variant.cluster_n, p->variant.a_source, p->variant.b_n_major ? "KN" : "NK", p->g,
+           p->n, p->k, p->m, p->swiglu, p->raw, p->row_ptr, p->weight, p->queue, p->short_last,
+           p->sm_margin, p->gap, p->c_f32, p->m_gap);
     for (int g = 0; g < p->g; g++) {
         printf(" %d", p->rows[g]);
     }
@@ -248,6 +248,7 @@ static int run(const problem *p, buffers *b)
     args.block_n = p->variant.block_n;
     args.cluster_m = p->variant.cluster_m;
     args.cluster_n = p->variant.cluster_n;
+    args.swapped = p->variant.swapped ? 1 : -1;
     st = epf_gemm_cuda(&args, NULL);
     error = cudaDeviceSynchronize();
     if (st != EPF_OK || error != cudaSuccess) {
@@ -402,8 +403,9 @@ static void run_problem(const problem *p)
 /* Row counts, columns and depths around every edge of a tile. */
 static void random_problem(problem *p, const epf_gemm_sm90_variant *variant, int num_sms)
 {
-    static const int edges[] = {0,   1,   7,   15,  16,  17,  48,  63,  64,  65, 100,
-                                127, 128, 129, 191, 192, 193, 255, 256, 257, 300};
+    static const int edges[] = {0,   1,   7,   8,   9,   15,  16,  17,  48,  63,
+                                64,  65,  100, 127, 128, 129, 191, 192, 193, 255,
+                                256, 257, 265, 303, 304, 305, 320, 512};
     static const int widths[] = {8, 16, 56, 64, 72, 128, 136, 248, 256, 264, 384, 512, 520};
     static const int depths[] = {8, 16, 56, 64, 72, 128, 136, 200, 256, 328, 448};
     memset(p, 0, sizeof *p);
@@ -424,7 +426,8 @@ static void random_problem(problem *p, const epf_gemm_sm90_variant *variant, int
     p->n = p->swiglu ? (p->n + 15) / 16 * 16 : p->n;
     p->weight = p->swiglu && random_below(2);
     for (int g = 0; g < p->g; g++) {
-        p->rows[g] = edges[random_below((int)(sizeof edges / sizeof edges[0]))];
+        p->rows[g] = random_below(3) ? edges[random_below((int)(sizeof edges / sizeof edges[0]))]
+                                     : random_below(330);
     }
 }
 
@@ -449,11 +452,11 @@ int main(int argc, char **argv)
             random_problem(&p, &variants[v], device.multiProcessorCount);
             run_problem(&p);
         }
-        printf("variant %d (dtype %d, 128 x %d, cluster %d x %d, A %d, B %d, to %d): %d problems, "
+        printf("variant %d (dtype %d, %s x %d, cluster %d x %d, A %d, B %d, to %d): %d problems, "
                "%d wrong\n",
-               v, variants[v].dtype, variants[v].block_n, variants[v].cluster_m,
-               variants[v].cluster_n, variants[v].a_source, variants[v].b_n_major,
-               variants[v].epilogue, rounds, failures - before);
+               v, variants[v].dtype, variants[v].swapped ? "swapped" : "128", variants[v].block_n,
+               variants[v].cluster_m, variants[v].cluster_n, variants[v].a_source,
+               variants[v].b_n_major, variants[v].epilogue, rounds, failures - before);
     }
     return failures != 0;
 }

@@ -110,10 +110,21 @@ static __device__ __forceinline__ uint32_t cluster_cta_rank(void)
     return rank;
 }
 
+/* Returns at once; cluster_wait() when every thread of the cluster has come, and sees what they did before. */
+static __device__ __forceinline__ void cluster_arrive(void)
+{
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+
+static __device__ __forceinline__ void cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
 static __device__ __forceinline__ void cluster_sync(void)
 {
-    asm volatile("barrier.cluster.arrive.release;\n"
-                 "barrier.cluster.wait.acquire;" ::: "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 
 /* Ordinary shared-memory stores before it are seen by wgmma and the copy engine after it. */
