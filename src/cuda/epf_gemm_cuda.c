@@ -226,7 +226,7 @@ static int swap_pays(const epf_gemm_cuda_args *args, int32_t num_sms)
 {
     const int64_t clusters = num_sms / 2;
     const int64_t experts = args->num_experts;
-    const int64_t each = epf_ceil_div(rows_of(args), experts);
+    const int64_t each = epf_ceil_div(epf_max64(rows_of(args), 1), experts);
     const int64_t more = experts > 1 ? each / 16 : 0;
     const int64_t tiles = epf_ceil_div(each + 2 * more, 2 * EPF_GEMM_SWAP_ROWS);
     const int64_t width = epf_ceil_div(each + more, 16 * tiles) * 8;
