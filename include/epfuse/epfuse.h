@@ -235,9 +235,9 @@ EPF_API epf_status epf_op_barrier(epf_op *op);
  *     refused: EPF_E_STATE.
  *   - Tokens are bf16 or fp16; matrices start at, and have rows at, multiples of 16 bytes.
  *   - Taking device memory is for first and growing calls; freeing it waits for what runs on that device.  Ranks that are
- *     threads and share one meet after a function that frees, before they go on with calls that wait for each other:
- *     epf_op_destroy(), epf_layer_context_destroy(), epf_layout_destroy() of an operator that is gone.  (Of one that is
- *     there it frees nothing: the memory is for the operator's next layout.)
+ *     threads and share one meet after epf_op_destroy(), and after destroying a layout or a context whose operator is gone,
+ *     before they go on with calls that wait for each other.  (Destroying one whose operator is there frees nothing: the
+ *     operator keeps the memory for the next.)
  */
 
 /**

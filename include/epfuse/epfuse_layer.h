@@ -16,7 +16,7 @@ typedef struct epf_layer_context epf_layer_context;
 /** Not collective. */
 EPF_API epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context);
 
-/** Accepts NULL. */
+/** Accepts NULL.  With CUDA its memory stays with the operator, for the next context. */
 EPF_API_VOID void epf_layer_context_destroy(epf_layer_context *context);
 
 /** The layout of the context's last forward pass; NULL before it.  Owned by the context. */

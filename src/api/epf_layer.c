@@ -16,7 +16,7 @@
 #include "prof/epf_prof.h"
 
 struct epf_layer_context {
-    epf_op *op;
+    epf_op *op;                     /* on a device NULL once it is gone */
     const epf_backend_ops *backend; /* of op, which may be gone when the context is destroyed */
     epf_layout *layout;
     const epf_buffer_set *set; /* of the pass under way */
@@ -31,28 +31,54 @@ struct epf_layer_context {
     epf_memory grad_hidden;    /* [R, I]   dh */
     epf_memory grad_projected; /* [R, 2 I] dg | du */
     epf_memory grad_weights;   /* [R]      dw */
+    epf_layer_context *next;   /* on a device: of op->contexts, */
+    bool is_listed;            /* ... it is there, */
+    bool is_free;              /* ... and the caller has destroyed it */
 };
+
+/* On a device a context that its caller destroys is kept for the next one, as layouts are (epf_layout.c). */
+static epf_layer_context *take_kept(epf_op *op)
+{
+    for (epf_layer_context *c = op->contexts; c != NULL; c = c->next) {
+        if (c->is_free) {
+            c->is_free = false;
+            c->is_kept = false;
+            if (c->layout != NULL) {
+                c->layout->is_filled = false;
+            }
+            return c;
+        }
+    }
+    return NULL;
+}
 
 epf_status epf_layer_context_create(epf_op *op, epf_layer_context **context)
 {
     epf_layer_context *c;
     EPF_CHECK_ARG(op != NULL, "op: NULL");
     EPF_CHECK_ARG(context != NULL, "context: NULL");
+    c = take_kept(op);
+    if (c != NULL) {
+        *context = c;
+        return EPF_OK;
+    }
     c = epf_alloc(1, sizeof *c);
     if (c == NULL) {
         return EPF_FAIL(EPF_E_NO_MEMORY, "layer context: %zu bytes", sizeof *c);
     }
     c->op = op;
     c->backend = op->backend;
+    if (op->backend->on_device) {
+        c->next = op->contexts;
+        c->is_listed = true;
+        op->contexts = c;
+    }
     *context = c;
     return EPF_OK;
 }
 
-void epf_layer_context_destroy(epf_layer_context *c)
+static void free_context(epf_layer_context *c)
 {
-    if (c == NULL) {
-        return;
-    }
     epf_layout_destroy(c->layout);
     c->backend->memory_free(c->rows.data);
     c->backend->memory_free(c->row_weights.data);
@@ -63,6 +89,28 @@ void epf_layer_context_destroy(epf_layer_context *c)
     c->backend->memory_free(c->grad_projected.data);
     c->backend->memory_free(c->grad_weights.data);
     epf_free(c);
+}
+
+void epf_layer_context_destroy(epf_layer_context *c)
+{
+    if (c != NULL && c->is_listed) {
+        c->is_free = true;
+    } else if (c != NULL) {
+        free_context(c);
+    }
+}
+
+void epf_layer_forget(epf_op *op)
+{
+    while (op->contexts != NULL) {
+        epf_layer_context *const c = op->contexts;
+        op->contexts = c->next;
+        c->is_listed = false;
+        c->op = NULL;
+        if (c->is_free) {
+            free_context(c);
+        }
+    }
 }
 
 const epf_layout *epf_layer_context_layout(const epf_layer_context *c)

@@ -46,7 +46,8 @@ struct epf_op {
     struct epf_cuda_op *cuda;    /* of the CUDA backend, and ... */
     struct epf_retired *retired; /* ... memory that was outgrown, */
     struct epf_layout *spare;    /* ... the layout of refused calls, */
-    struct epf_layout *layouts;  /* ... all layouts made */
+    struct epf_layout *layouts;  /* ... all layouts made, */
+    epf_layer_context *contexts; /* ... all contexts of the layer */
     int32_t num_workers;         /* threads, or CTAs */
     int32_t num_working;         /* the same less those held back */
     epf_memory staged;           /* [R, H] of combine with scatter workers */
@@ -87,6 +88,9 @@ epf_status epf_op_say(const epf_fault *fault);
 
 /* num_working, of num_workers; EPF_E_INVALID where the config's knobs do not fit them. */
 epf_status epf_op_place_workers(epf_op *op);
+
+/* The operator is about to go: frees the layer's contexts that it keeps for others, forgets those that callers have. */
+void epf_layer_forget(epf_op *op);
 
 /* Waits for the layout's row counts where the set may have to grow for them and only the device knows: not while a graph
  * is captured, and not of a layout that one fills. */

@@ -82,6 +82,7 @@ void epf_op_destroy(epf_op *op)
     }
     if (op->backend != NULL) {
         (void)op->backend->wait(op);
+        epf_layer_forget(op);
         epf_layout_forget(op);
         release_windows(op);
         for (int32_t i = 0; i < EPF_MAX_BUFFER_SETS; i++) {

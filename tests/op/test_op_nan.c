@@ -9,7 +9,6 @@
 #include "op_device.h"
 #include "op_nan.h"
 #include "support/epf_check.h"
-#include "support/epf_space.h"
 
 static int32_t num_draws = 4;
 
@@ -42,10 +41,7 @@ static void run_rank(epf_test_rank *rank)
 /* The layer's outputs and gradients come from tensors of the case's own size, without guards. */
 static int32_t run(const char *text, op_knobs knobs)
 {
-    epf_problem problem = epf_problem_of(text);
-    if (epf_space_is_device()) {
-        problem.capacity = problem.num_ranks; /* a layer's buffers do not grow there */
-    }
+    const epf_problem problem = epf_problem_of(text);
     epf_data *data = epf_data_make(&problem);
     op_case *c;
     int32_t failed;
