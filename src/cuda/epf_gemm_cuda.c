@@ -231,13 +231,13 @@ static int swap_pays(const epf_gemm_cuda_args *args, int32_t num_sms)
     const int64_t tiles = epf_ceil_div(each + 2 * more, 2 * EPF_GEMM_SWAP_ROWS);
     const int64_t width = epf_ceil_div(each + more, 16 * tiles) * 8;
     const int64_t half_tiles =
-        experts > 1 ? each / (BLOCK_M / 2) + 1 : 2 * epf_ceil_div(each, BLOCK_M);
+        experts > 1 ? epf_ceil_div(each, BLOCK_M / 2) + 1 : 2 * epf_ceil_div(each, BLOCK_M);
     const int64_t swapped =
         epf_ceil_div(experts * tiles * epf_ceil_div(args->n, 256), clusters) * 2 * width * 256;
     const int64_t plain =
         epf_ceil_div(experts * half_tiles * epf_ceil_div(args->n, 512), 2 * clusters) * BLOCK_M *
         512;
-    return each > 64 && swapped * 26 < plain * 25;
+    return each > 64 && swapped * 28 < plain * 25; /* it stores at once, which costs some of it */
 }
 
 /*
