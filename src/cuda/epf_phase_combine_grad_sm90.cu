@@ -6,7 +6,7 @@
 #define EPF_COMBINE_VARIANTS_OF(X, type) X(type, 0) X(type, 1)
 #define EPF_COMBINE_VARIANTS(X) EPF_COMBINE_VARIANTS_OF(X, bf16) EPF_COMBINE_VARIANTS_OF(X, f16)
 
-#define SERIAL(type, b)                                                      \
+#define SERIAL(type, b)                                                   \
     EPF_PHASE_ENTRY(type, b, EPF_GEMM_TO_C, keep_hooks, phase_grad<type>, \
                     EPF_PHASE_COMBINE_SERIAL, 1)
 #define SCATTER(type, b)                                                           \

@@ -24,7 +24,8 @@ struct phase_shared {
     int32_t head_parts;   /* parts that the first tiles wait for */
     int32_t column_parts; /* REDUCE: parts of a token's columns */
     uint32_t run;         /* 0: nothing is done, this rank takes no part */
-    uint32_t counts_tiles; /* combine: somebody waits for M-tiles, so that rows stored are counted */
+    uint32_t
+        counts_tiles; /* combine: somebody waits for M-tiles, so that rows stored are counted */
     /* Each lane's next record, NULL where none is kept, and its last one: here, since roles have no register to spare. */
     epf_prof_record *record[EPF_CUDA_PROF_LANES];
     epf_prof_record *last_record[EPF_CUDA_PROF_LANES];

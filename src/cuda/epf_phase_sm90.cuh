@@ -498,8 +498,7 @@ static __device__ __forceinline__ phase_view fresh_view(const epf_phase_sm90_arg
 }
 
 /* Math threads of a combine, after their tiles, and after their weight gradients. */
-template <class P>
-static __device__ __forceinline__ void tiles_end(const epf_phase_sm90_args &args)
+template <class P> static __device__ __forceinline__ void tiles_end(const epf_phase_sm90_args &args)
 {
     count_stored<P::kKeeps>(args.call);
     if (P::kKeeps && args.call.call.phase.kind == EPF_PHASE_COMBINE_SERIAL) {

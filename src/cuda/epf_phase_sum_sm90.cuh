@@ -90,8 +90,7 @@ static __device__ __forceinline__ void bring_rows(const phase_view &v, int2 rows
     for (int32_t row = rows.x; row < rows.y; row++) {
         const int2 source = ((const int2 *)call.row_source)[row];
         copy_row<kAhead>(epf_call_set_row(&call, source.y, call.set_map.combine_rows, source.x),
-                         (const uint8_t *)call.staged.data +
-                             row * epf_shape_row_bytes(&call.shape),
+                         (const uint8_t *)call.staged.data + row * epf_shape_row_bytes(&call.shape),
                          row_pieces(call), v.lane);
     }
     __syncwarp();
@@ -105,8 +104,7 @@ static __device__ __forceinline__ void bring_rows(const phase_view &v, int2 rows
  * seen that; the last part makes both zero.
  */
 template <int kAhead>
-static __device__ __forceinline__ bool bring_task(const phase_view &v, int32_t index,
-                                                  int32_t tasks)
+static __device__ __forceinline__ bool bring_task(const phase_view &v, int32_t index, int32_t tasks)
 {
     const epf_call &call = v.c.call;
     const int32_t parts = bring_parts(call);
