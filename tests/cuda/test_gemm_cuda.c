@@ -197,6 +197,39 @@ static void describe(const problem *p)
     printf("\n");
 }
 
+/* `device` as run() has it. */
+static void fill_args(const problem *p, const buffers *b, void *const device[10],
+                      epf_gemm_cuda_args *args)
+{
+    args->dtype = p->variant.dtype;
+    args->c_dtype = p->c_f32 ? EPF_DTYPE_F32 : 0;
+    args->weight_grad = is_grad(p);
+    args->b_n_major = p->variant.b_n_major;
+    args->epilogue = p->swiglu ? EPF_GEMM_SWIGLU : EPF_GEMM_STORE;
+    args->num_experts = p->g;
+    args->n = p->n;
+    args->k = p->k;
+    args->m = p->m;
+    args->a_rows = b->a_rows;
+    args->a = device[0];
+    args->b = device[1];
+    args->c = device[2];
+    args->raw = p->raw ? device[3] : NULL;
+    args->row_ptr = p->row_ptr ? (void *const *)device[8] : NULL;
+    args->row_weight = p->weight ? device[4] : NULL;
+    args->gather = p->variant.a_source == EPF_GEMM_A_GATHERED ? device[5] : NULL;
+    args->rows = device[6];
+    args->row_offset = p->gap ? device[7] : NULL;
+    args->short_last = p->short_last ? 1 : -1;
+    args->sm_margin = p->sm_margin;
+    args->queue = p->queue ? device[9] : NULL;
+    args->c_expert_stride = p->m_gap ? (int64_t)(p->m + p->m_gap) * p->n : 0;
+    args->block_n = p->variant.block_n;
+    args->cluster_m = p->variant.cluster_m;
+    args->cluster_n = p->variant.cluster_n;
+    args->swapped = p->variant.swapped ? 1 : -1;
+}
+
 /* Returns 0 where the launch failed. */
 static int run(const problem *p, buffers *b)
 {
@@ -222,33 +255,7 @@ static int run(const problem *p, buffers *b)
     }
     device[8] = device_copy(targets, (size_t)b->c_rows * sizeof *targets);
     device[9] = device_copy(zeros, sizeof zeros);
-    args.dtype = p->variant.dtype;
-    args.c_dtype = p->c_f32 ? EPF_DTYPE_F32 : 0;
-    args.weight_grad = is_grad(p);
-    args.b_n_major = p->variant.b_n_major;
-    args.epilogue = p->swiglu ? EPF_GEMM_SWIGLU : EPF_GEMM_STORE;
-    args.num_experts = p->g;
-    args.n = p->n;
-    args.k = p->k;
-    args.m = p->m;
-    args.a_rows = b->a_rows;
-    args.a = device[0];
-    args.b = device[1];
-    args.c = device[2];
-    args.raw = p->raw ? device[3] : NULL;
-    args.row_ptr = p->row_ptr ? (void *const *)device[8] : NULL;
-    args.row_weight = p->weight ? device[4] : NULL;
-    args.gather = p->variant.a_source == EPF_GEMM_A_GATHERED ? device[5] : NULL;
-    args.rows = device[6];
-    args.row_offset = p->gap ? device[7] : NULL;
-    args.short_last = p->short_last ? 1 : -1;
-    args.sm_margin = p->sm_margin;
-    args.queue = p->queue ? device[9] : NULL;
-    args.c_expert_stride = p->m_gap ? (int64_t)(p->m + p->m_gap) * p->n : 0;
-    args.block_n = p->variant.block_n;
-    args.cluster_m = p->variant.cluster_m;
-    args.cluster_n = p->variant.cluster_n;
-    args.swapped = p->variant.swapped ? 1 : -1;
+    fill_args(p, b, device, &args);
     st = epf_gemm_cuda(&args, NULL);
     error = cudaDeviceSynchronize();
     if (st != EPF_OK || error != cudaSuccess) {
