@@ -34,7 +34,7 @@ static bool has_program(verify_run *run, const char *program)
     return true;
 }
 
-/* `prefix`, the program with its arguments, and both its outputs in one. */
+/* In the build tree: `prefix`, the program with its arguments, and both its outputs in one. */
 static bool run_program(verify_run *run, const char *prefix, const char *program, outcome *out)
 {
     char command[COMMAND_BYTES];
@@ -43,8 +43,8 @@ static bool run_program(verify_run *run, const char *prefix, const char *program
     FILE *pipe;
 
     memset(out, 0, sizeof *out);
-    (void)snprintf(command, sizeof command, "%s '%s/%.*s'%s 2>&1", prefix, run->tests_dir, name,
-                   program, program + name);
+    (void)snprintf(command, sizeof command, "cd '%s' && %s './%.*s'%s 2>&1", run->tests_dir, prefix,
+                   name, program, program + name);
     pipe = popen(command, "r");
     if (pipe == NULL) {
         verify_skip(run, "%s cannot be started", program);
