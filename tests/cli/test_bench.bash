@@ -11,6 +11,11 @@ rm -f y.jsonl y.svg
 expect 0 "" "${small[@]}" --dtype fp32 --routing zipf --experts 4 --seed 3
 expect 0 "" bench --preset qwen3-235b --ranks 2 --tokens 4 --experts 8 --workers 1 --repeat 1
 in_output 'SwiGLU|swiglu'
+tiny=(bench --preset test --ranks 1 --tokens 4 --workers 1 --repeat 1 --passes 2 --experts 2 --memory 0.01)
+expect 0 "" "${tiny[@]}" --device cpu --dtype auto
+expect 3 "cannot write" "${tiny[@]}" --json nowhere/y.jsonl
+expect 3 "writing failed" "${tiny[@]}" --json /dev/full
+expect 3 "nowhere" "${tiny[@]}" --svg /proc/nowhere/y.svg
 expect 0 "" bench --help
 expect 2 "routing" bench --routing none
 expect 2 "repeat" bench --repeat 1001
