@@ -30,8 +30,8 @@ else
         echo "some tests failed: their coverage counts all the same" >&2
 fi
 
-nice -n 10 gcovr --root . --object-directory "$build" --filter 'src/' --filter 'cli/' --exclude 'src/cuda/' --exclude 'cli/bench_device' \
-    --exclude-unreachable-branches --exclude-throw-branches --gcov-ignore-errors all \
+nice -n 10 gcovr --root . --object-directory "$build" --filter 'src/' --filter 'cli/' \
+    --exclude 'src/cuda/' --exclude 'cli/bench_device' --exclude-unreachable-branches --exclude-throw-branches --gcov-ignore-errors all \
     --gcov-ignore-parse-errors all --merge-mode-functions separate --json "$build/coverage.json" -j 2 "$build" \
     2>"$build/gcovr.log"
 scripts/coverage-report.py "$build/coverage.json" | tee "$build/coverage.txt"
