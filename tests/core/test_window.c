@@ -13,6 +13,7 @@ static void check_control(const epf_shape *s)
     end = map.name + (bytes);
     EPF_CONTROL_MAP(X, s)
 #undef X
+    CHECK(map.abort == 0, "the window begins with a gap");
     CHECK(map.total_bytes >= end && map.total_bytes % 4096 == 0, "total");
     /* epf_op_reset() clears everything before the posted heads */
     CHECK(map.abort < map.posted_head && map.faults < map.posted_head &&
@@ -32,6 +33,7 @@ static void check_set(const epf_shape *s, int64_t rows)
     end = map.name + (bytes);
     EPF_SET_MAP(X, s, rows)
 #undef X
+    CHECK(map.recv_flag == 0, "a set begins with a gap");
     CHECK(map.total_bytes >= end && map.rows == rows, "total");
     CHECK(map.recv_flag < map.recv_weight && map.combine_flag < map.recv_weight,
           "a flag is not where reset clears");

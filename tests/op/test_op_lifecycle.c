@@ -8,6 +8,7 @@
 
 #include "op_case.h"
 #include "support/epf_check.h"
+#include "support/epf_space.h"
 
 enum { MAX_BUFFERS = 64 };
 
@@ -100,6 +101,34 @@ static bool churn(op_rank *r)
     return use(r);
 }
 
+/* One rank dispatches by an older layout than the others: all are told, none hangs, a reset brings them back. */
+static bool check_other_layout(op_rank *r)
+{
+    epf_dispatch_group_gemm_args args;
+    epf_layout *const newer = r->layout;
+    epf_layout *older = NULL;
+    epf_status st;
+
+    r->layout = NULL;
+    if (!op_preprocess(r)) {
+        return false;
+    }
+    older = r->layout;
+    r->layout = newer;
+    if (!op_preprocess(r)) {
+        return false;
+    }
+    r->layout = r->id == 1 ? older : newer;
+    args = op_dispatch_args(r);
+    st = op_try_dispatch(r, &args);
+    r->layout = newer;
+    RANK_CHECK(r->rank, st == EPF_E_INVALID, "layouts of two calls: %s: %s", epf_status_name(st),
+               epf_last_error());
+    epf_layout_destroy(older);
+    RANK_OK(r->rank, epf_op_reset(r->op));
+    return use(r);
+}
+
 static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
 {
     epf_op_config config;
@@ -130,7 +159,8 @@ static bool live(op_rank *r, op_case *c, epf_test_rank *rank)
     RANK_OK(rank, epf_op_poll_error(r->op, &record));
     RANK_CHECK(rank, record.status == EPF_OK, "an error was found: %d", record.status);
     RANK_OK(rank, epf_op_reset(r->op));
-    if (!use(r) || !check_wrong_table(r) || !churn(r)) {
+    if (!use(r) || !check_wrong_table(r) || !churn(r) ||
+        (!epf_space_is_device() && !check_other_layout(r))) {
         return false;
     }
     layout = r->layout;
