@@ -33,7 +33,7 @@ static bool name_of(const char *line, char name[NAME_BYTES])
     return name[0] != '\0';
 }
 
-/* "30: text" is a line of a program; CTest's own words about it begin with "Test ". */
+/* "30: text" is a line of a program; CTest's own words about it begin with "Test " and "Working Directory". */
 static bool take_said(tally *t, const char *line)
 {
     const size_t digits = strspn(line, "0123456789");
@@ -42,7 +42,7 @@ static bool take_said(tally *t, const char *line)
     if (digits == 0 || strncmp(line + digits, ": ", 2) != 0) {
         return false;
     }
-    if (*text != '\n' && strncmp(text, "Test ", 5) != 0) {
+    if (*text != '\n' && strncmp(text, "Test ", 5) != 0 && strncmp(text, "Working ", 8) != 0) {
         (void)snprintf(t->said, sizeof t->said, "%.*s", (int)strcspn(text, "\n"), text);
     }
     return true;

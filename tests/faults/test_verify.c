@@ -167,6 +167,7 @@ static const char fake_ctest[] =
     "case \"$*\" in\n"
     "*nightly*-LE*|*'-L nightly'*) echo '9/9 Test #9: long .... Passed 9 sec';;\n"
     "*well*) printf '7: 12 cases\\n1/2 Test #7: a.b ...   Passed    0.5 sec\\n8: Test timeout\\n"
+    "8: Working Directory: /x/1\\n"
     "8: a   table 1\\n 2/2 Test #8: c ....   Passed    0.5 sec\\nx: Test y: z\\n';;\n"
     "*fails*) printf '1/2 Test #7: a ... Passed 1 sec\\n2/2 Test #8: broken ...***Failed 1 "
     "sec\\n';;\n"
@@ -208,6 +209,7 @@ static void test_programs(void)
     put_script("tree/bin/valgrind", "exit 0");
     text = run_programs(false, "tree", &report);
     expect(text, "well         ok      both pass: 2 programs, 12 cases, ");
+    CHECK(strstr(text, "Directory") == NULL, "CTest's own words:\n%s", text);
     expect(text, "one_fails    FAILED  one fails: 1 programs");
     expect(text, "broken failed (1 of them)");
     expect(text, "some         ok      one is not there: 1 programs, without away");
