@@ -27,7 +27,7 @@ CORE = {"src/core/epf_route.h": ["test_route", "test_edges"],
         "src/core/epf_tile.h": ["test_tiles", "test_sched"], "src/core/epf_window.h": ["test_window"],
         "src/core/epf_counter.h": ["test_counter", "test_epoch", "test_two_ranks"]}
 OP = [["test_op_random", "0", "15"], ["test_params"], ["test_refill"], ["test_op_layer"], ["test_op_alloc"],
-      ["test_op_random", "100", "40"], ["test_params_pair"], ["test_op_lifecycle"], ["test_sim", "1", "2000"]]
+      ["test_op_random", "100", "40"], ["test_params_pair"], ["test_op_lifecycle"]]
 TIMEOUT = 180
 
 # (pattern, replacements): each match of each pattern is a mutant for each replacement.

@@ -46,8 +46,27 @@ static void check_row_overflow(void)
     CHECK(!epf_route_fill(&tables), "2^31 rows must be refused");
 }
 
+/* A combine's tiles wait until peers have left the buffers, not until they come to this call. */
+static void check_free_buffers(void)
+{
+    epf_phase p;
+    epf_need need;
+
+    memset(&p, 0, sizeof p);
+    p.kind = EPF_PHASE_COMBINE_SERIAL;
+    p.num_ranks = 3;
+    p.epoch = 9;
+    p.free_epoch = 7;
+    need = epf_phase_need(&p, EPF_TASK_GEMM, 0);
+    CHECK(need.object == EPF_OBJECT_ENTERED && need.begin == 0 && need.end == 3,
+          "object %d of ranks %lld to %lld", (int)need.object, (long long)need.begin,
+          (long long)need.end);
+    CHECK(need.at_least == epf_word(7, 0), "at least %#llx", (unsigned long long)need.at_least);
+}
+
 int main(void)
 {
+    check_free_buffers();
     check_two_gradients();
     check_row_overflow();
     return 0;
