@@ -3,7 +3,7 @@
  * place that asks for memory, told apart by its callers.  The command says so in one line and ends with its code for
  * it, whatever it was doing; it never crashes or hangs.
  *
- *     test_cli_alloc SAMPLE_FOLDER
+ *     test_cli_alloc SAMPLE_FOLDER [EVERY]    every so many places (default 1), where programs are slow
  */
 #include <execinfo.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@ enum { MAX_ARGUMENTS = 20, CHILD_SECONDS = 60, MAX_ALLOCATIONS = 1 << 14, CALLER
 typedef struct command {
     cli_verb_main *verb;
     const char *arguments[MAX_ARGUMENTS];
-    uint64_t every; /* place, where a run takes its time; 0: each */
+    uint64_t every; /* so many places, where a run takes its time */
 } command;
 
 /* Where each allocation of a run came from, written by the child. */
@@ -113,7 +113,7 @@ static bool is_new(const record *r, uint64_t at)
     return i == at;
 }
 
-static void run_command(const command *c, record *r)
+static void run_command(const command *c, uint64_t every, record *r)
 {
     uint64_t num_places = 0;
     uint64_t num_tried = 0;
@@ -126,7 +126,7 @@ static void run_command(const command *c, record *r)
     CHECK(r->count > 0 && r->count <= MAX_ALLOCATIONS, "%s: %llu allocations", c->arguments[0],
           (unsigned long long)r->count);
     for (uint64_t n = 0; n < r->count; n++) {
-        if (is_new(r, n) && (c->every == 0 || num_places++ % c->every == 0)) {
+        if (is_new(r, n) && num_places++ % (c->every * every) == 0) {
             code = run(c, n + 1);
             CHECK(code == CLI_INTERNAL || code == CLI_OK || code == CLI_BAD_FILE,
                   "%s, allocation %llu of %llu: exit code %d", c->arguments[0],
@@ -141,18 +141,19 @@ static void run_command(const command *c, record *r)
 int main(int argc, char **argv)
 {
     const char *const sample = argc > 1 ? argv[1] : "examples/sample";
+    const uint64_t every = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     const command commands[] = {
-        {cli_info, {"info"}, 0},
-        {cli_plan, {"plan", "--preset", "dsv3", "--ranks", "4"}, 0},
-        {cli_plan, {"plan", "--preset", "example", "--json"}, 0},
+        {cli_info, {"info"}, 1},
+        {cli_plan, {"plan", "--preset", "dsv3", "--ranks", "4"}, 1},
+        {cli_plan, {"plan", "--preset", "example", "--json"}, 1},
         {cli_run,
          {"run", sample, "--layer", "2", "--input", hidden, "--workers", "1", "--repeat", "2",
           "--check", "--check-tokens", "5", "--expect", expected, "--json"},
-         0},
+         1},
         {cli_run,
          {"run", sample, "--layer", "2", "--input", hidden, "--workers", "1", "--ranks", "2",
           "--profile", "seen", "--output", "y.npy"},
-         0},
+         1},
         {cli_bench,
          {"bench", "--preset", "test", "--ranks", "1", "--tokens", "4", "--workers", "1",
           "--repeat", "1", "--experts", "2", "--memory", "0.01", "--svg", "y.svg"},
@@ -162,7 +163,7 @@ int main(int argc, char **argv)
     (void)snprintf(hidden, sizeof hidden, "%s/hidden.npy", sample);
     (void)snprintf(expected, sizeof expected, "%s/expected.npy", sample);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
-        run_command(&commands[i], r);
+        run_command(&commands[i], every, r);
     }
     epf_shared_free(r, sizeof *r);
     return 0;
