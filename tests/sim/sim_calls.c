@@ -16,6 +16,10 @@ static bool odd_begun;
 /* Of the call in which a rank ran out of memory. */
 static int32_t failed_position;
 
+/* When the last rank so far began each call: its waits end one after another, each within its own time, so who
+ * came early may first have waited for who is slow and then for who stands still. */
+static uint64_t last_start_ns[MAX_EPISODES * MAX_CALLS];
+
 static int32_t layout_owner(int32_t which)
 {
     return which == 1 ? 0 : which;
@@ -36,6 +40,7 @@ epf_status rank_open(run_rank *k)
     op_rank owner;
     odd_begun = false;
     failed_position = MAX_EPISODES * MAX_CALLS;
+    memset(last_start_ns, 0, sizeof last_start_ns);
     config.num_workers = p->knobs[0].mixed ? 1 + k->rank.rank % 3 : config.num_workers;
     st = epf_op_create(k->group, &config, &k->op);
     memset(&owner, 0, sizeof owner);
@@ -121,6 +126,9 @@ static uint64_t latest_end(const run_rank *k, epf_status st, uint64_t start_ns)
     is_stall = f->kind == SIM_FAULT_STALL || f->kind == SIM_FAULT_PAUSE;
     if (!is_stall && st != EPF_E_TIMEOUT) {
         return from + NOTICE_NS;
+    }
+    if (last_start_ns[k->position] > from) {
+        from = last_start_ns[k->position];
     }
     if (is_stall && k->rank.rank == f->rank) {
         from += f->duration_ns;
@@ -304,9 +312,10 @@ static epf_status make_call(run_rank *k, const plan_call *call)
 
 epf_status rank_call(run_rank *k, const plan_call *call)
 {
-    const uint64_t start_ns = sim_now();
+    const uint64_t start_ns = sim_now(); /* time goes forward only */
     const epf_status normal = has_bad_id(k->plan, call) ? EPF_E_INVALID : EPF_OK;
     epf_status st;
+    last_start_ns[k->position] = start_ns;
     odd_begun = odd_begun || call->kind == CALL_ODD_DISPATCH;
     sim_note(call_name(call->kind), -1);
     st = make_call(k, call);
