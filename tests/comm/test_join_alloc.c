@@ -67,7 +67,6 @@ static void form_once(epf_comm *threads, formation *f, uint64_t nth)
 static void body(epf_comm *threads, void *context)
 {
     formation *f = context;
-    f->was_hit = true;
     for (uint64_t n = 1; n < MOST_ALLOCATIONS; n++) {
         (void)pthread_barrier_wait(&f->meet);
         if (!f->was_hit) {
@@ -87,7 +86,7 @@ int main(void)
 {
     int num_hits = 0;
     for (int i = 0; i < 2; i++) {
-        formation f = {.by_rendezvous = i == 1};
+        formation f = {.by_rendezvous = i == 1, .was_hit = true};
         const int descriptors = count_descriptors();
         CHECK(pthread_barrier_init(&f.meet, NULL, NUM_RANKS) == 0, "barrier");
         run_threads(NUM_RANKS, TIMEOUT_NS, body, &f);

@@ -26,7 +26,7 @@ static bool is_there(const char *phase, int32_t rank, bool remove)
 
 static bool profiled(op_rank *r, epf_layer_context *context)
 {
-    static char longest[200];
+    char longest[200] = {0};
     const char *const bad[] = {NULL, "", "a/b", "..", longest};
     const op_case *c = r->c;
     const epf_problem *p = &c->data->problem;
