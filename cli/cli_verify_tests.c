@@ -55,8 +55,8 @@ static void add_note(tally *t)
 
     if (strpbrk(t->said, "0123456789") != NULL && strstr(t->said, "   ") == NULL &&
         strlen(t->said) <= MOST_SAID && used + strlen(t->said) + 3 < sizeof t->note) {
-        (void)snprintf(t->note + used, sizeof t->note - used, "%s%s", used > 0 ? "; " : "",
-                       t->said);
+        (void)snprintf(t->note + used, sizeof t->note - used, "%s%.*s", used > 0 ? "; " : "",
+                       (int)MOST_SAID, t->said);
     }
 }
 
