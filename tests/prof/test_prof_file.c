@@ -31,16 +31,21 @@ static const char *in(const char *folder, const char *name)
     return path;
 }
 
-static int num_entries(const char *folder)
+/* Files and folders in a folder; with `clear`, removed: an earlier run's. */
+static int num_entries(const char *folder, int clear)
 {
     DIR *const dir = opendir(folder);
+    const struct dirent *entry;
     int count = 0;
     CHECK(dir != NULL, "%s", folder);
-    while (readdir(dir) != NULL) {
-        count++;
+    while ((entry = readdir(dir)) != NULL) {
+        if (entry->d_name[0] != '.') {
+            count++;
+            CHECK(!clear || remove(in(folder, entry->d_name)) == 0, "%s stays", entry->d_name);
+        }
     }
     (void)closedir(dir);
-    return count - 2; /* itself and its parent */
+    return count;
 }
 
 static void check_paths(const char *folder)
@@ -69,7 +74,7 @@ static void check_paths(const char *folder)
     CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0, "limit");
     CHECK_ERROR(EPF_E_FILE, "cannot create", epf_prof_file_open(&file, in(folder, "none")));
     CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0, "limit");
-    CHECK(num_entries(folder) == 2, "%d files are left", num_entries(folder));
+    CHECK(num_entries(folder, 0) == 2, "%d files are left", num_entries(folder, 0));
 }
 
 static void check_counts(const char *folder)
@@ -133,6 +138,7 @@ int main(void)
 {
     char folder[PATH_MAX];
     (void)snprintf(folder, sizeof folder, "%s", fixture_folder("prof_file"));
+    (void)num_entries(folder, 1);
     check_paths(folder);
     check_counts(folder);
     check_reading(folder);
