@@ -200,7 +200,7 @@ static void test_programs(void)
     const char *text;
     verify_report report;
 
-    CHECK(system("mkdir -p tree/bin tree/tests/sim tree/tests/model tree/tests/prof "
+    CHECK(system("rm -rf tree && mkdir -p tree/bin tree/tests/sim tree/tests/model tree/tests/prof "
                  "tree/tests/hostile") == 0,
           "folders");
     (void)snprintf(path, sizeof path, "%s/tree/bin:%s", getcwd(path + 2048, 2048), getenv("PATH"));
