@@ -183,6 +183,9 @@ static void run_task(int32_t rank, int32_t task_class, int64_t index)
         }
     } else if (task_class == EPF_TASK_EXPAND) {
         const epf_tile tile = epf_tile_of_m(&p->tiles, (int32_t)index);
+        const epf_need need = epf_phase_need(p, EPF_TASK_EXPAND, index);
+        CHECK(need.begin == tile.row_begin && need.end == (int64_t)tile.row_begin + tile.num_rows,
+              "M-tile %lld waits for other rows than its own", (long long)index);
         (void)epf_word_add(&s->tile_ready[index], p->epoch, 1);
         (void)epf_word_add(&s->expert_ready[tile.expert], p->epoch, 1);
     } else if (task_class == EPF_TASK_GEMM) {

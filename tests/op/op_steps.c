@@ -266,6 +266,12 @@ bool op_dispatch(op_rank *r)
     return op_check_dispatch(r);
 }
 
+/* A rank that received nothing, and knows it, may leave out what has an entry for each row. */
+static bool is_without_rows(const op_rank *r)
+{
+    return r->c->knobs.omit_empty && !epf_space_is_device() && r->view.num_recv_rows == 0;
+}
+
 epf_group_gemm_combine_args op_combine_args(op_rank *r)
 {
     const op_knobs *k = &r->c->knobs;
@@ -298,7 +304,9 @@ epf_group_gemm_combine_args op_combine_args(op_rank *r)
     a.combine_output = k->own_outputs ? r->output.tensor : a.combine_output;
     if (k->gates) {
         a.cp_flag = !k->gates_in_place;
-        a.gate_input = k->gates_in_place ? a.gate_input : op_matrix_vector(&r->gate_in);
+        if (!k->gates_in_place && !is_without_rows(r)) {
+            a.gate_input = op_matrix_vector(&r->gate_in);
+        }
         a.output_gate = r->gate.tensor;
     }
     if (k->combine_weights) {

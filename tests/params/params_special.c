@@ -104,6 +104,8 @@ static void try_contents(params_rank *r)
     a = valid(r, PARAMS_PREPROCESS);
     a.preprocess.exp_indices.data = wrong;
     check_place(r, &a, "exp_indices[2, 1] on rank 0: -2");
+    wrong[0] = -3; /* the first of all */
+    check_place(r, &a, "exp_indices[0, 0] on rank 0: -3");
     a = valid(r, PARAMS_PREPROCESS);
     a.preprocess.exp_indices.shape[0] = PARAMS_T + 1;
     params_try(r, PARAMS_PREPROCESS, &a, "exp_indices", "too many tokens", EPF_E_INVALID);
