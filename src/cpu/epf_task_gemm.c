@@ -20,8 +20,15 @@ float epf_weight_value(const epf_call *call, const void *data, int64_t index)
     return value;
 }
 
-/* One product: segment 0 or 1 of the tile's panel into the worker's tile buffer of that number. */
-static epf_status multiply(epf_worker *worker, const epf_tile *tile, int32_t segment,
+/* Rows of a tile and a segment (0 or 1) of its panel: one product. */
+typedef struct product {
+    int32_t row;
+    int32_t num_rows;
+    int32_t segment;
+} product;
+
+/* Into the worker's tile buffer of the segment's number. */
+static epf_status multiply(epf_worker *worker, const epf_tile *tile, const product *part,
                            int32_t columns)
 {
     const epf_call *const call = worker->exec->call;
@@ -29,17 +36,36 @@ static epf_status multiply(epf_worker *worker, const epf_tile *tile, int32_t seg
     epf_gemm_tile_args args;
     memset(&args, 0, sizeof args);
     args.expert = tile->expert;
-    args.segment = segment;
+    args.segment = part->segment;
     args.n_tile = tile->n_tile;
-    args.m = tile->num_rows;
+    args.m = part->num_rows;
     args.lda = is_dispatch ? call->shape.hidden : call->gemm_input.stride;
-    args.a = is_dispatch
-                 ? epf_call_set_row(call, call->rank, call->set_map.recv_tokens, tile->row_begin)
-                 : (const uint8_t *)call->gemm_input.data +
-                       tile->row_begin * args.lda * call->shape.token_bytes;
-    args.c = worker->tile[segment];
+    args.a = is_dispatch ? epf_call_set_row(call, call->rank, call->set_map.recv_tokens,
+                                            tile->row_begin + part->row)
+                         : (const uint8_t *)call->gemm_input.data +
+                               (tile->row_begin + part->row) * args.lda * call->shape.token_bytes;
+    args.c = worker->tile[part->segment] + (int64_t)part->row * columns;
     args.ldc = columns;
     return epf_gemm_tile(call->gemm_weight, &args, worker->scratch);
+}
+
+/*
+ * All of a tile.  Gate and up go strip by strip, so that the second product finds the strip's rows in the cache: with a
+ * long K a tile's rows do not stay there.  Not where the provider takes all rows at once.
+ */
+static epf_status multiply_tile(epf_worker *worker, const epf_tile *tile,
+                                const epf_gemm_weight_info *info, int32_t columns)
+{
+    const int32_t strip =
+        info->num_segments > 1 && info->strip_rows > 0 ? info->strip_rows : tile->num_rows;
+    product part;
+    for (part.row = 0; part.row < tile->num_rows; part.row += strip) {
+        part.num_rows = (int32_t)epf_min64(strip, tile->num_rows - part.row);
+        for (part.segment = 0; part.segment < info->num_segments; part.segment++) {
+            EPF_TRY(multiply(worker, tile, &part, columns));
+        }
+    }
+    return EPF_OK;
 }
 
 static void store_rows(const epf_call *call, const epf_rows *to, const epf_tile *tile,
@@ -179,9 +205,7 @@ epf_status epf_task_gemm(epf_worker *worker, int64_t index)
     rec = epf_prof_next(worker->lane, rec, EPF_PROF_GROUP_GEMM_MAIN, (int32_t)index);
     epf_prof_detail(rec, tile.expert, tile.num_rows);
     EPF_TRY(epf_worker_reserve(worker, (int64_t)call->phase.tiles.block_m * info.block_n));
-    for (int32_t segment = 0; segment < info.num_segments; segment++) {
-        EPF_TRY(multiply(worker, &tile, segment, columns));
-    }
+    EPF_TRY(multiply_tile(worker, &tile, &info, columns));
     finish_tile(worker, &tile, rec, index);
     return EPF_OK;
 }

@@ -132,6 +132,10 @@ static epf_status measure_blocks(epf_gemm_weight *w)
             (uint64_t)(w->num_chunks - 1) * stored_bytes(w, w->elements[last_n][0]) +
             stored_bytes(w, w->elements[last_n][1]);
     }
+    if (w->provider->strip_rows != NULL && !w->info.widened) {
+        const epf_gemm_block block = block_of(w, false, false);
+        EPF_TRY(w->provider->strip_rows(&block, &w->info.strip_rows));
+    }
     w->segment_bytes = (uint64_t)(w->info.num_n_tiles - 1) * w->panel_bytes[0] + w->panel_bytes[1];
     w->info.packed_bytes =
         (uint64_t)w->desc.num_experts * (uint64_t)w->info.num_segments * w->segment_bytes;

@@ -70,6 +70,7 @@ typedef struct epf_gemm_weight_desc {
 typedef struct epf_gemm_weight_info {
     epf_gemm_kind kind;    /* the provider in use, never AUTO                      */
     bool widened;          /* panels are kept in fp32 although dtype is narrower   */
+    int32_t strip_rows;    /* rows that are multiplied at a time; 0: whatever a tile has */
     int32_t num_segments;  /* 1 or 2                                               */
     int32_t num_n_tiles;   /* panels per segment                                   */
     int32_t block_n;       /* columns of all but a segment's last panel            */

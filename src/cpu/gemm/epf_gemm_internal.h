@@ -50,6 +50,8 @@ typedef struct epf_gemm_provider {
     int32_t (*default_block_k)(epf_dtype compute);
     /* Bytes of a packed block, at block->dtype. */
     epf_status (*packed_bytes)(const epf_gemm_block *block, uint64_t *bytes);
+    /* Rows of A that one pass over a block takes; NULL: as many as there are. */
+    epf_status (*strip_rows)(const epf_gemm_block *block, int32_t *rows);
     epf_status (*pack)(const epf_gemm_block *block, const epf_gemm_source *source, void *packed,
                        epf_gemm_scratch *scratch);
     epf_status (*multiply)(const epf_gemm_product *product, epf_gemm_scratch *scratch);

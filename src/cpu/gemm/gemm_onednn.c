@@ -77,6 +77,15 @@ static epf_status packed_bytes(const epf_gemm_block *block, uint64_t *bytes)
     return EPF_OK;
 }
 
+static epf_status strip_rows(const epf_gemm_block *block, int32_t *rows)
+{
+    const onednn_kernel *kernel;
+    EPF_TRY(onednn_kernel_of_block(block, &kernel));
+    *rows = kernel->strip;
+    onednn_kernel_release(kernel);
+    return EPF_OK;
+}
+
 static epf_status run_reorder(dnnl_primitive_t primitive, const onednn_matrix *const matrix[2],
                               const void *source, void *packed)
 {
@@ -239,11 +248,8 @@ static epf_status multiply_strip(const epf_gemm_product *p, epf_gemm_scratch *sc
 
 static epf_status multiply(const epf_gemm_product *p, epf_gemm_scratch *scratch)
 {
-    const onednn_kernel *layout;
     int32_t strip;
-    EPF_TRY(onednn_kernel_of_block(&p->block, &layout));
-    strip = layout->strip;
-    onednn_kernel_release(layout);
+    EPF_TRY(strip_rows(&p->block, &strip));
     for (int32_t row0 = 0; row0 < p->m; row0 += strip) {
         const epf_gemm_product part = rows_of(p, row0, strip);
         EPF_TRY(multiply_strip(&part, scratch));
@@ -256,6 +262,7 @@ const epf_gemm_provider epf_gemm_onednn = {
     .query = query,
     .default_block_k = default_block_k,
     .packed_bytes = packed_bytes,
+    .strip_rows = strip_rows,
     .pack = pack,
     .multiply = multiply,
 };
