@@ -32,10 +32,14 @@ def duration(us):
     return f"{us / 1e6:.2f} s" if us >= 1e6 else f"{us / 1e3:.2f} ms" if us >= 1e3 else f"{us:.0f} us"
 
 
+def ratio(line):
+    return f"{line['ratio_p50']:.3f} ({line['ratio_low']:.3f} to {line['ratio_high']:.3f})"
+
+
 def layer_table(by_shape):
-    rows = ["| shape | fused | per cent of floor | serial | unfused | unfused / fused | tiles, GFLOP/s | "
+    rows = ["| shape | fused | per cent of floor | serial | unfused | unfused / fused | unfused / serial | tiles, GFLOP/s | "
             "of the dense product | dispatch + combine, GB/s | of memcpy |",
-            "|---|---|---|---|---|---|---|---|---|---|"]
+            "|---|---|---|---|---|---|---|---|---|---|---|"]
     for shape, ops in by_shape.items():
         fused, serial, unfused = (ops[name] for name in LAYERS)
         moves = [ops["unfused_dispatch"], ops["unfused_combine"]]
@@ -43,7 +47,7 @@ def layer_table(by_shape):
         rows.append(
             f"| `{shape}` | {duration(fused['us_p50'])} | {fused['pct_floor']:.0f} | "
             f"{duration(serial['us_p50'])} | {duration(unfused['us_p50'])} | "
-            f"{unfused['us_p50'] / fused['us_p50']:.3f} | {fused['tile_gflops']:.0f} | "
+            f"{ratio(ops['unfused_over_fused'])} | {ratio(ops['unfused_over_serial'])} | {fused['tile_gflops']:.0f} | "
             f"{100 * fused['tile_gflops'] / fused['dense_gflops']:.0f} % | {copied:.2f} | "
             f"{100 * copied / fused['copy_gbs']:.0f} % |")
     return rows
