@@ -50,7 +50,7 @@ typedef struct bench_problem {
 typedef struct bench_ceiling {
     double dense_gflops; /* one large dense product with the same library */
     double copy_gbs;     /* memcpy, bytes copied (read + written is twice) */
-    char library[64];    /* which */
+    char gemm_kind[64];  /* which library */
 } bench_ceiling;
 
 /* Ratio of two times taken in turns: the median over pairs, and the 95 % confidence interval of that median. */

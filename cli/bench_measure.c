@@ -462,8 +462,8 @@ static epf_status collect(const bench_rank *ranks, bench_result *result)
     result->serial_gain = bench_paired_ratio(each[PASS_UNFUSED], each[PASS_SERIAL], num_passes);
     result->ceiling.dense_gflops = bench_quantile(ranks[0].dense_gflops, p->repeat, 0.5);
     result->ceiling.copy_gbs = bench_quantile(ranks[0].copy_gbs, p->repeat, 0.5);
-    strncpy(result->ceiling.library, bench_ceilings_library(ranks[0].ceilings),
-            sizeof result->ceiling.library - 1);
+    strncpy(result->ceiling.gemm_kind, bench_ceilings_library(ranks[0].ceilings),
+            sizeof result->ceiling.gemm_kind - 1);
     count_rows(ranks, result);
     return read_main_rate(p, result);
 }

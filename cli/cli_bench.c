@@ -260,7 +260,7 @@ static void print_result(const bench_problem *p, const bench_result *r)
            p->num_experts, p->topk, p->num_ranks, p->num_tokens, p->num_workers,
            epf_dtype_name(p->dtype), p->is_zipf ? "zipf" : "uniform", (unsigned long long)p->seed);
     printf("  ceilings, %d threads: dense product %.0f GFLOP/s (%s), memcpy %.1f GB/s\n",
-           p->num_ranks * p->num_workers, r->ceiling.dense_gflops, r->ceiling.library,
+           p->num_ranks * p->num_workers, r->ceiling.dense_gflops, r->ceiling.gemm_kind,
            r->ceiling.copy_gbs);
     printf("  %-28s %12s %11s\n", "", "median", "of floor");
     for (int32_t op = 0; op < BENCH_NUM_OPS; op++) {
@@ -332,7 +332,7 @@ static int write_line(FILE *f, const bench_problem *p, const bench_result *r, co
         spread != NULL ? spread[0] : us, "us_p50", us, "us_p99", spread != NULL ? spread[1] : us,
         "gflops", w.flop / us * 1e-3, "gbs", w.copied_bytes / us * 1e-3, "pct_floor",
         floor > 0.0 ? 100.0 * floor / us : 0.0, "dense_gflops", r->ceiling.dense_gflops, "copy_gbs",
-        r->ceiling.copy_gbs, "tile_gflops", r->main_gflops, "library", r->ceiling.library, "rev",
+        r->ceiling.copy_gbs, "tile_gflops", r->main_gflops, "library", r->ceiling.gemm_kind, "rev",
         EPF_COMMIT, "device", device);
     return dump_line(f, line);
 }

@@ -191,7 +191,7 @@ def matrix_rate():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library")
+    parser.add_argument("api", metavar="library")
     parser.add_argument("--out")
     parser.add_argument("--only", default=",".join(SHAPES))
     parser.add_argument("--ours", default="store")
@@ -199,7 +199,7 @@ def main():
     parser.add_argument("--commit", default="")
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
-    libraries = {f"{chr(97 + i)}:": Library(path) for i, path in enumerate(options.library.split(","))}
+    libraries = {f"{chr(97 + i)}:": Library(path) for i, path in enumerate(options.api.split(","))}
     machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "commit": options.commit,
                "copy_gbs": round(copy_bandwidth(), 1), "matrix_tflops": round(matrix_rate(), 1)}
     print(json.dumps(machine))

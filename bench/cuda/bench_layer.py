@@ -71,7 +71,7 @@ class Ours:
     """The operator over `num_ranks` virtual ranks; launches are made by one thread, rank after rank."""
 
     def __init__(self, library, problem, num_ranks):
-        self.library, self.p, self.w = library, problem, num_ranks
+        self.api, self.p, self.w = library, problem, num_ranks
         self.streams = [torch.cuda.Stream() for _ in range(num_ranks)]
         p, w = problem, num_ranks
         self.out = torch.empty_like(p.x)
@@ -93,21 +93,21 @@ class Ours:
 
     def tensor(self, tensor):
         dtype = {torch.bfloat16: BF16, torch.float32: F32, torch.int32: I32}[tensor.dtype]
-        return self.library.tensor(tensor.data_ptr(), dtype, *tensor.shape)
+        return self.api.tensor(tensor.data_ptr(), dtype, *tensor.shape)
 
     def prepare(self, rank):
-        p, r, make = self.p, rank.rank, self.library.make
+        p, r, make = self.p, rank.rank, self.api.make
         x, ids, weight = (self.tensor(self.part(t, r)) for t in (p.x, p.ids, p.weight))
         w1, w2 = (self.tensor(self.part(t, r)) for t in (p.w1, p.w2))
         args = {"preprocess": make("epf_preprocess_args", exp_indices=ids)}
         rank.preprocess(args["preprocess"])
         rows = rank.view().num_recv_rows
         rank.hidden = torch.empty(max(rows, 1), p.i, device="cuda", dtype=torch.bfloat16)
-        hidden = self.library.tensor(rank.hidden.data_ptr(), BF16, rows, p.i)
+        hidden = self.api.tensor(rank.hidden.data_ptr(), BF16, rows, p.i)
         args["dispatch"] = make("epf_dispatch_group_gemm_args", layout=rank.layout, input=x, weight=weight,
                                 gemm_weight=w1, use_block_wise_barrier=True)
         if p.gated:
-            args["dispatch"].activation = self.library.constants["EPF_ACTIVATION_SWIGLU"]
+            args["dispatch"].activation = self.api.constants["EPF_ACTIVATION_SWIGLU"]
             args["dispatch"].activation_output = hidden
             args["dispatch"].keep_gemm_output = False
         else:
@@ -116,7 +116,7 @@ class Ours:
             args[name] = make("epf_group_gemm_combine_args", layout=rank.layout, gemm_input_data=hidden,
                               gemm_weight=w2, combine_mode=mode, combine_output=self.tensor(self.part(self.out, r)))
         if p.gated:
-            weights = self.library.structs["epf_layer_weights"](w13=w1, w2=w2)
+            weights = self.api.structs["epf_layer_weights"](w13=w1, w2=w2)
             args["forward"] = make("epf_layer_forward_args", input=x, exp_indices=ids, weight=weight, weights=weights,
                                    output=self.tensor(self.part(self.out, r)), combine_mode=FUSE_SCATTER)
             args["backward"] = make(
@@ -132,11 +132,11 @@ class Ours:
             getattr(rank, step.removesuffix("_serial"))(self.args[rank.rank][step])
             rank.synchronize()
         if self.p.gated:
-            rank.library.call("epf_layout_get", ctypes.c_void_p(self.layout_of(rank)),
-                              ctypes.byref(self.library.structs["epf_layout_view"]()))
+            rank.api.call("epf_layout_get", ctypes.c_void_p(self.layout_of(rank)),
+                              ctypes.byref(self.api.structs["epf_layout_view"]()))
 
     def layout_of(self, rank):
-        function = self.library.lib.epf_layer_context_layout
+        function = self.api.lib.epf_layer_context_layout
         function.restype = ctypes.c_void_p
         return function(rank.context)
 
@@ -355,7 +355,7 @@ def run_shape(name, library, gemm, options, machine):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library")
+    parser.add_argument("api", metavar="library")
     parser.add_argument("--gemm")
     parser.add_argument("--out")
     parser.add_argument("--only", default=",".join(SHAPES))
@@ -363,7 +363,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--commit", default="")
     options = parser.parse_args()
-    library = Library(options.library)
+    library = Library(options.api)
     gemm = None
     if options.gemm:
         import gemm_library

@@ -114,39 +114,39 @@ class Rank:
     """One rank's operator; tensors are made by the caller with Library.tensor()."""
 
     def __init__(self, library, group, rank, **config):
-        self.library, self.group, self.rank = library, group, rank
+        self.api, self.group, self.rank = library, group, rank
         self.op, self.layout, self.context = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
         self.config = config
 
     def open(self):
-        config = self.library.make("epf_op_config", **self.config)
-        self.library.call("epf_op_create", self.group, ctypes.byref(config), ctypes.byref(self.op))
-        self.library.call("epf_layer_context_create", self.op, ctypes.byref(self.context))
+        config = self.api.make("epf_op_config", **self.config)
+        self.api.call("epf_op_create", self.group, ctypes.byref(config), ctypes.byref(self.op))
+        self.api.call("epf_layer_context_create", self.op, ctypes.byref(self.context))
 
     def preprocess(self, args):
-        self.library.call("epf_preprocess", self.op, ctypes.byref(args), ctypes.byref(self.layout))
+        self.api.call("epf_preprocess", self.op, ctypes.byref(args), ctypes.byref(self.layout))
 
     def view(self):
-        view = self.library.structs["epf_layout_view"]()
-        self.library.call("epf_layout_get", self.layout, ctypes.byref(view))
+        view = self.api.structs["epf_layout_view"]()
+        self.api.call("epf_layout_get", self.layout, ctypes.byref(view))
         return view
 
     def dispatch(self, args):
-        self.library.call("epf_dispatch_group_gemm", self.op, ctypes.byref(args), None)
+        self.api.call("epf_dispatch_group_gemm", self.op, ctypes.byref(args), None)
 
     def combine(self, args):
-        self.library.call("epf_group_gemm_combine", self.op, ctypes.byref(args), None)
+        self.api.call("epf_group_gemm_combine", self.op, ctypes.byref(args), None)
 
     def forward(self, args):
-        self.library.call("epf_layer_forward", self.op, self.context, ctypes.byref(args))
+        self.api.call("epf_layer_forward", self.op, self.context, ctypes.byref(args))
 
     def backward(self, args):
-        self.library.call("epf_layer_backward", self.op, self.context, ctypes.byref(args))
+        self.api.call("epf_layer_backward", self.op, self.context, ctypes.byref(args))
 
     def synchronize(self):
-        self.library.call("epf_op_synchronize", self.op)
+        self.api.call("epf_op_synchronize", self.op)
 
     def close(self):
-        self.library.lib.epf_layout_destroy(self.layout)
-        self.library.lib.epf_layer_context_destroy(self.context)
-        self.library.lib.epf_op_destroy(self.op)
+        self.api.lib.epf_layout_destroy(self.layout)
+        self.api.lib.epf_layer_context_destroy(self.context)
+        self.api.lib.epf_op_destroy(self.op)

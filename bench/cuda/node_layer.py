@@ -130,7 +130,7 @@ class Fused:
     """Our operator on this rank."""
 
     def __init__(self, library, group, problem, stream):
-        self.library, self.p, p = library, problem, problem
+        self.api, self.p, p = library, problem, problem
         self.rank = Rank(library, group, p.rank, backend=library.constants["EPF_BACKEND_CUDA"], max_tokens=p.t,
                          hidden=p.h, topk=p.k, num_tot_experts=p.e, dtype=BF16,
                          capacity=min(float(p.w), 1.02 * p.max_rows / (p.t * p.k) + 0.02),
@@ -149,11 +149,11 @@ class Fused:
 
     def tensor(self, tensor, rows=None):
         dtype = {torch.bfloat16: BF16, torch.float32: F32, torch.int32: I32}[tensor.dtype]
-        return self.library.tensor(tensor.data_ptr(), dtype, tensor.shape[0] if rows is None else rows,
+        return self.api.tensor(tensor.data_ptr(), dtype, tensor.shape[0] if rows is None else rows,
                                    *tensor.shape[1:])
 
     def prepare(self):
-        p, rank, make = self.p, self.rank, self.library.make
+        p, rank, make = self.p, self.rank, self.api.make
         x, ids, weight, w1, w2 = (self.tensor(t) for t in (p.x, p.ids, p.weight, p.w1, p.w2))
         self.args = {"preprocess": make("epf_preprocess_args", exp_indices=ids)}
         rank.preprocess(self.args["preprocess"])
@@ -171,7 +171,7 @@ class Fused:
         combine = dict(layout=rank.layout, combine_output=out)
         self.args["dispatch"] = make("epf_dispatch_group_gemm_args", gemm_weight=w1, **dispatch)
         if p.gated:
-            self.args["dispatch"].activation = self.library.constants["EPF_ACTIVATION_SWIGLU"]
+            self.args["dispatch"].activation = self.api.constants["EPF_ACTIVATION_SWIGLU"]
             self.args["dispatch"].activation_output = hidden
             self.args["dispatch"].keep_gemm_output = False
         else:
@@ -185,7 +185,7 @@ class Fused:
                 "epf_group_gemm_combine_args", gemm_input_data=self.tensor(self.thin_in, rows),
                 gemm_weight=self.tensor(self.thin_w2), combine_mode=mode, **combine)
         if p.gated:
-            weights = self.library.structs["epf_layer_weights"](w13=w1, w2=w2)
+            weights = self.api.structs["epf_layer_weights"](w13=w1, w2=w2)
             self.args["forward"] = make("epf_layer_forward_args", input=x, exp_indices=ids, weight=weight,
                                         weights=weights, output=out, combine_mode=FUSE_SCATTER)
             names = ("grad_input", "grad_weight", "grad_w13", "grad_w2")
@@ -222,7 +222,7 @@ class Fused:
         return made
 
     def close(self):
-        self.library.call("epf_op_finalize", self.rank.op)
+        self.api.call("epf_op_finalize", self.rank.op)
         self.rank.close()
 
 

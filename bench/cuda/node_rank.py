@@ -217,7 +217,7 @@ class Worker:
     """One rank."""
 
     def __init__(self, config, world, library):
-        self.config, self.world, self.library = config, world, library
+        self.config, self.world, self.api = config, world, library
         self.is_first = world.rank == 0
         self.stream = torch.cuda.Stream()
         self.group = world.make_group(library)
@@ -369,7 +369,7 @@ class Worker:
         why = self.too_large(problem)
         if why:
             return why
-        fused = Fused(self.library, self.group, problem, self.stream)
+        fused = Fused(self.api, self.group, problem, self.stream)
         unfused = Unfused(problem, self.world.exchange(problem), self.gemm)
         wrong = self.compare(problem, fused, unfused)
         saved = 1 - problem.sent_once.sum().item() / max(problem.sent_all.sum().item(), 1)
@@ -424,7 +424,7 @@ class Worker:
         why = self.too_large(problem)
         if why:
             return why
-        fused = Fused(self.library, self.group, problem, self.stream)
+        fused = Fused(self.api, self.group, problem, self.stream)
         made, refused = self.settings(fused)
         for text in refused:
             self.say(f"left out: {text}")
@@ -437,7 +437,7 @@ class Worker:
         why = self.too_large(problem)
         if why:
             return why
-        fused = Fused(self.library, self.group, problem, self.stream)
+        fused = Fused(self.api, self.group, problem, self.stream)
         for phase in ("dispatch", "combine"):
             args = type(fused.args[phase]).from_buffer_copy(fused.args[phase])
             args.enable_profiler = True
