@@ -5,16 +5,13 @@
  *
  *     test_op_kill [COUNT]      kills, default 4: of 2 and of 4 ranks by turns
  */
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/time.h>
-#include <unistd.h>
 
 #include "base/epf_clock.h"
 #include "op_case.h"
+#include "op_faults.h"
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
 #include "support/epf_space.h"
@@ -30,59 +27,16 @@ typedef struct scene {
     _Atomic uint64_t killed_at;
 } scene;
 
-static scene *here; /* for the signal handler: this process's scene */
-
-static void die(int signal_number)
-{
-    (void)signal_number;
-    atomic_store(&here->killed_at, epf_now_ns());
-    (void)kill(getpid(), SIGKILL);
-}
-
-static void arm(scene *s)
-{
-    const struct itimerval timer = {{0, 0}, {s->after_us / 1000000, s->after_us % 1000000}};
-    struct sigaction action;
-
-    here = s;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = die;
-    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &timer, NULL) == 0,
-          "timer");
-}
-
-/* One layer; the first error ends it. */
-static epf_status layer(op_rank *r)
-{
-    epf_preprocess_args args;
-    epf_dispatch_group_gemm_args dispatch;
-    epf_group_gemm_combine_args combine;
-    epf_status st;
-
-    CHECK_OK(epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
-    st = op_try_preprocess(r, &args);
-    if (st == EPF_OK) {
-        dispatch = op_dispatch_args(r);
-        st = op_try_dispatch(r, &dispatch);
-    }
-    if (st == EPF_OK) {
-        combine = op_combine_args(r);
-        st = op_try_combine(r, &combine, NULL);
-    }
-    return st;
-}
-
 static bool until_error(op_rank *r, scene *s)
 {
     epf_status st = EPF_OK;
     double ms;
 
     if (r->id == s->victim) {
-        arm(s);
+        op_die_after(s->after_us, &s->killed_at);
     }
     while (st == EPF_OK) {
-        st = layer(r);
+        st = op_try_calls(r, OP_ALL_CALLS);
     }
     RANK_CHECK(r->rank, r->id != s->victim, "%s before the death: %s", epf_status_name(st),
                epf_last_error());

@@ -14,7 +14,7 @@
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
 
-enum { TIMEOUT_MS = 40, SLACK_MS = 1500, NUM_CALLS = 3 };
+enum { TIMEOUT_MS = 40, SLACK_MS = 1500, NUM_CALLS = OP_ALL_CALLS };
 
 typedef struct meeting {
     op_case *c;
@@ -30,28 +30,6 @@ static void meet(meeting *m, int32_t round, int32_t num_ranks)
     while (atomic_load(&m->num_done) < (round + 1) * num_ranks) {
         (void)nanosleep(&pause, NULL);
     }
-}
-
-/* The first `calls` calls of a layer, and what they end with. */
-static epf_status try_calls(op_rank *r, int32_t calls)
-{
-    epf_preprocess_args args;
-    epf_dispatch_group_gemm_args dispatch;
-    epf_group_gemm_combine_args combine;
-    epf_status st;
-
-    CHECK_OK(epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
-    st = op_try_preprocess(r, &args);
-    if (st == EPF_OK && calls > 1) {
-        dispatch = op_dispatch_args(r);
-        st = op_try_dispatch(r, &dispatch);
-    }
-    if (st == EPF_OK && calls > 2) {
-        combine = op_combine_args(r);
-        st = op_try_combine(r, &combine, NULL);
-    }
-    return st;
 }
 
 static bool check_record(op_rank *r, int32_t absent, double ms)
@@ -76,14 +54,14 @@ static bool round_of(op_rank *r, meeting *m, int32_t round, epf_rng *shared)
     epf_status st = EPF_OK;
 
     if (r->id != absent) {
-        st = try_calls(r, calls);
+        st = op_try_calls(r, calls);
         RANK_CHECK(r->rank, st == EPF_E_TIMEOUT, "round %d, call %d without rank %d: %s: %s", round,
                    calls, absent, epf_status_name(st), epf_last_error());
         if (!check_record(r, absent, (double)(epf_now_ns() - begin) / 1e6)) {
             return false;
         }
     } else if (calls > 1) {
-        (void)try_calls(r, calls - 1); /* an error if the others have given up meanwhile */
+        (void)op_try_calls(r, calls - 1); /* an error if the others have given up meanwhile */
     }
     meet(m, round, r->rank->num_ranks);
     RANK_OK(r->rank, epf_op_reset(r->op));

@@ -152,6 +152,10 @@ epf_status op_try_dispatch(op_rank *r, const epf_dispatch_group_gemm_args *args)
 epf_status op_try_combine(op_rank *r, const epf_group_gemm_combine_args *args,
                           epf_group_gemm_combine_result *result);
 
+enum { OP_ALL_CALLS = 3 };
+/* The first `calls` of these three, up to the first error. */
+epf_status op_try_calls(op_rank *r, int32_t calls);
+
 epf_op_config op_config_of(const op_case *c);
 /* The group's handle of this rank: made (processes) or taken (threads). */
 bool op_open_group(epf_test_rank *rank, op_case *c, epf_group **group);

@@ -58,24 +58,10 @@ epf_status op_device_refuses(const op_knobs *k)
 static epf_status first_refusal(op_rank *r)
 {
     const epf_op_config config = op_config_of(r->c);
-    epf_dispatch_group_gemm_args dispatch;
-    epf_group_gemm_combine_args combine;
-    epf_preprocess_args args;
     epf_status st = epf_op_create(r->group, &config, &r->op);
 
-    CHECK_OK(epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
     st = st == EPF_OK && r->c->knobs.packed ? op_pack(r) : st;
-    st = st == EPF_OK ? op_try_preprocess(r, &args) : st;
-    if (st == EPF_OK) {
-        dispatch = op_dispatch_args(r);
-        st = op_try_dispatch(r, &dispatch);
-    }
-    if (st == EPF_OK) {
-        combine = op_combine_args(r);
-        st = op_try_combine(r, &combine, NULL);
-    }
-    return st;
+    return st == EPF_OK ? op_try_calls(r, OP_ALL_CALLS) : st;
 }
 
 static bool check_refusal(op_rank *r)

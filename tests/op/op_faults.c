@@ -1,10 +1,14 @@
-/* op_faults.c: calls that are refused on every rank. */
+/* op_faults.c: calls that are refused on every rank, and ranks that die. */
 #include "op_faults.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <unistd.h>
 
+#include "base/epf_clock.h"
 #include "support/epf_check.h"
 
 bool op_call_badly(op_rank *r, epf_rng *rng)
@@ -119,4 +123,25 @@ bool op_refuse_then_work(op_rank *r)
     RANK_STATUS(r->rank, EPF_E_CAPACITY,
                 epf_init_output_buffer(r->op, r->layout, 0, &rows, &weights));
     return check_unwritten(r, &r->gemm) && op_run_one_token(r);
+}
+
+static _Atomic uint64_t *death; /* for the signal handler */
+
+static void die(int signal_number)
+{
+    (void)signal_number;
+    atomic_store(death, epf_now_ns());
+    (void)kill(getpid(), SIGKILL);
+}
+
+void op_die_after(int32_t after_us, _Atomic uint64_t *died_at)
+{
+    const struct itimerval timer = {{0, 0}, {after_us / 1000000, after_us % 1000000}};
+    struct sigaction action;
+
+    death = died_at;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = die;
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &timer, NULL) == 0,
+          "timer");
 }

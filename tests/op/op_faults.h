@@ -5,6 +5,8 @@
 #ifndef OP_FAULTS_H
 #define OP_FAULTS_H
 
+#include <stdatomic.h>
+
 #include "op_case.h"
 #include "support/epf_rng.h"
 
@@ -22,5 +24,8 @@ bool op_refuse_then_work(op_rank *r);
 
 /* One token of each rank to that rank's own first expert, a layer: it fits anywhere, and works. */
 bool op_run_one_token(op_rank *r);
+
+/* This process is killed `after_us` from now, and has written down when; called once in a process. */
+void op_die_after(int32_t after_us, _Atomic uint64_t *died_at);
 
 #endif

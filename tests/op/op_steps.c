@@ -441,3 +441,24 @@ bool op_check_enqueued(op_rank *r, const epf_group_gemm_combine_result *result)
     RANK_OK(r->rank, epf_layout_get(r->layout, &r->view));
     return op_check_layout(r) && op_check_dispatch(r) && op_check_combine(r, result);
 }
+
+epf_status op_try_calls(op_rank *r, int32_t calls)
+{
+    epf_preprocess_args args;
+    epf_dispatch_group_gemm_args dispatch;
+    epf_group_gemm_combine_args combine;
+    epf_status st;
+
+    CHECK_OK(epf_preprocess_args_init(&args));
+    args.exp_indices = r->ids.tensor;
+    st = op_try_preprocess(r, &args);
+    if (st == EPF_OK && calls > 1) {
+        dispatch = op_dispatch_args(r);
+        st = op_try_dispatch(r, &dispatch);
+    }
+    if (st == EPF_OK && calls > 2) {
+        combine = op_combine_args(r);
+        st = op_try_combine(r, &combine, NULL);
+    }
+    return st;
+}

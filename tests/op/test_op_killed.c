@@ -8,13 +8,12 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/epf_clock.h"
 #include "op_case.h"
+#include "op_faults.h"
 #include "support/epf_check.h"
 #include "support/epf_rng.h"
 
@@ -30,59 +29,16 @@ typedef struct scene {
     atomic_int num_ready;
 } scene;
 
-static scene *here; /* for the signal handler: this process's scene */
-
-static void die(int signal_number)
-{
-    (void)signal_number;
-    atomic_store(&here->killed_at, epf_now_ns());
-    (void)kill(getpid(), SIGKILL);
-}
-
-static void arm(scene *s)
-{
-    const struct itimerval timer = {{0, 0}, {0, s->after_us}};
-    struct sigaction action;
-
-    here = s;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = die;
-    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &timer, NULL) == 0,
-          "timer");
-}
-
-/* One layer; the first error ends it. */
-static epf_status layer(op_rank *r)
-{
-    epf_preprocess_args args;
-    epf_dispatch_group_gemm_args dispatch;
-    epf_group_gemm_combine_args combine;
-    epf_status st;
-
-    CHECK_OK(epf_preprocess_args_init(&args));
-    args.exp_indices = r->ids.tensor;
-    st = epf_preprocess(r->op, &args, &r->layout);
-    if (st == EPF_OK) {
-        dispatch = op_dispatch_args(r);
-        st = epf_dispatch_group_gemm(r->op, &dispatch, &r->first);
-    }
-    if (st == EPF_OK) {
-        combine = op_combine_args(r);
-        st = epf_group_gemm_combine(r->op, &combine, NULL);
-    }
-    return st;
-}
-
 static bool until_error(op_rank *r, scene *s)
 {
     epf_status st = EPF_OK;
     double ms;
 
     if (r->id == s->victim) {
-        arm(s);
+        op_die_after(s->after_us, &s->killed_at);
     }
     while (st == EPF_OK) {
-        st = layer(r);
+        st = op_try_calls(r, OP_ALL_CALLS);
     }
     ms = (double)(epf_now_ns() - atomic_load(&s->killed_at)) / 1e6;
     RANK_CHECK(r->rank, st == EPF_E_PEER, "status %d: %s", st, epf_last_error());
@@ -107,10 +63,10 @@ static bool stop_and_go_on(op_rank *r, scene *s)
     if (r->id == s->victim) {
         atomic_store(&s->pid_of_stopped, getpid());
         (void)raise(SIGSTOP);
-        st = layer(r); /* the others have given up: an error, whichever */
+        st = op_try_calls(r, OP_ALL_CALLS); /* the others have given up: an error, whichever */
         RANK_CHECK(r->rank, st != EPF_OK, "the stopped rank found nobody missing");
     } else {
-        st = layer(r);
+        st = op_try_calls(r, OP_ALL_CALLS);
         RANK_CHECK(r->rank, st == EPF_E_TIMEOUT, "status %d: %s", st, epf_last_error());
         if (atomic_fetch_add(&s->num_ready, 1) == r->rank->num_ranks - 2) {
             (void)kill(atomic_load(&s->pid_of_stopped), SIGCONT);

@@ -3,6 +3,7 @@
  * error, not a crash.
  */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -207,5 +208,8 @@ int main(void)
     epf_weight_destroy(NULL);
     epf_layer_context_destroy(NULL);
     CHECK(epf_group_rank(NULL) == -1 && epf_group_num_ranks(NULL) == 0, "a NULL group has ranks");
+    if (epf_space_is_device()) {
+        printf("left out: ranks with layouts of different calls, never tried on a device\n");
+    }
     return op_finish(run(false) + run(true));
 }
