@@ -9,8 +9,9 @@
 #include "api/epf_spec.h"
 #include "base/epf_alloc.h"
 #include "core/epf_dtype.h"
+#include "core/epf_route.h"
 
-enum { MAX_TOPK = 32, MAX_WORKERS = 1024, MAX_BLOCK_N = 4096 };
+enum { MAX_WORKERS = 1024, MAX_BLOCK_N = 4096 };
 
 static epf_status check_types(const epf_op_config *c)
 {
@@ -30,8 +31,8 @@ static epf_status check_config(const epf_op_config *c, int32_t num_ranks)
     EPF_CHECK_ARG(c->max_tokens >= 1, "max_tokens: %d, must be at least 1", c->max_tokens);
     EPF_CHECK_ARG(c->hidden >= 8 && c->hidden % 8 == 0,
                   "hidden: %d, must be a positive multiple of 8", c->hidden);
-    EPF_CHECK_ARG(c->topk >= 1 && c->topk <= MAX_TOPK, "topk: %d, must be 1..%d", c->topk,
-                  (int)MAX_TOPK);
+    EPF_CHECK_ARG(c->topk >= 1 && c->topk <= EPF_MAX_TOPK, "topk: %d, must be 1..%d", c->topk,
+                  (int)EPF_MAX_TOPK);
     EPF_CHECK_ARG(c->num_tot_experts >= 1 && c->num_tot_experts % num_ranks == 0,
                   "num_tot_experts: %d, must be a positive multiple of the %d ranks",
                   c->num_tot_experts, num_ranks);

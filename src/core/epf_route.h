@@ -9,6 +9,8 @@
 
 #include "core/epf_base.h"
 
+enum { EPF_MAX_TOPK = 32 }; /* experts of a token */
+
 EPF_HD bool epf_route_is_dropped(int32_t expert, int32_t num_experts)
 {
     return expert == -1 || expert == num_experts;

@@ -111,9 +111,6 @@ static void store_gates(const epf_call *call, int64_t token)
     }
 }
 
-/* Columns summed at a time: the sum stays in the first cache. */
-enum { SUM_COLUMNS = 1024 };
-
 static float slot_factor(const epf_call *call, int64_t slot)
 {
     const int64_t token = slot / call->shape.topk;
@@ -124,32 +121,22 @@ static float slot_factor(const epf_call *call, int64_t slot)
                       call->combine_weights.data)[token * call->combine_weights.stride + k];
 }
 
-/* sum[0, count): fp32 sum of columns [first, first + count) over the token's kept slots, k ascending. */
-static void sum_columns(const epf_call *call, int64_t token, int32_t first, int32_t count,
-                        float *sum)
-{
-    const epf_shape *const s = &call->shape;
-    memset(sum, 0, (size_t)count * sizeof *sum);
-    for (int64_t slot = token * s->topk; slot < (token + 1) * s->topk; slot++) {
-        if (!epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
-            epf_add_scaled(sum, y_of_slot(call, slot) + (int64_t)first * s->token_bytes,
-                           (epf_dtype)call->dtype, slot_factor(call, slot), count);
-        }
-    }
-}
-
+/* The token's kept slots, k ascending. */
 static void sum_token(const epf_call *call, int64_t token)
 {
-    const int32_t hidden = call->shape.hidden;
-    const int64_t bytes = call->shape.token_bytes;
-    uint8_t *const to =
-        (uint8_t *)call->combine_output.data + token * call->combine_output.stride * bytes;
-    float sum[SUM_COLUMNS];
-    for (int32_t first = 0; first < hidden; first += SUM_COLUMNS) {
-        const int32_t count = hidden - first < SUM_COLUMNS ? hidden - first : SUM_COLUMNS;
-        sum_columns(call, token, first, count, sum);
-        epf_convert_from_f32(to + first * bytes, sum, (epf_dtype)call->dtype, count);
+    const epf_shape *const s = &call->shape;
+    const void *rows[EPF_MAX_TOPK];
+    float factors[EPF_MAX_TOPK];
+    int32_t count = 0;
+    for (int64_t slot = token * s->topk; slot < (token + 1) * s->topk; slot++) {
+        if (!epf_route_is_dropped(call->topk_idx[slot], s->num_experts)) {
+            rows[count] = y_of_slot(call, slot);
+            factors[count++] = slot_factor(call, slot);
+        }
     }
+    epf_sum_rows((uint8_t *)call->combine_output.data +
+                     token * call->combine_output.stride * s->token_bytes,
+                 rows, factors, count, (epf_dtype)call->dtype, s->hidden);
 }
 
 /* A rank is in this call, and in the same as we; then its rows are waited for. */

@@ -27,9 +27,8 @@ static epf_status check_shape(const epf_shape *s)
     EPF_CHECK_ARG((int64_t)s->num_local * s->num_ranks == s->num_experts,
                   "num_local is %d; must be num_experts %d / num_ranks %d", s->num_local,
                   s->num_experts, s->num_ranks);
-    EPF_CHECK_ARG(s->topk >= 1 && s->topk <= EPF_PREPROCESS_MAX_TOPK,
-                  "topk is %d; preprocess on the device takes 1..%d", s->topk,
-                  EPF_PREPROCESS_MAX_TOPK);
+    EPF_CHECK_ARG(s->topk >= 1 && s->topk <= EPF_MAX_TOPK,
+                  "topk is %d; preprocess on the device takes 1..%d", s->topk, EPF_MAX_TOPK);
     EPF_CHECK_ARG(s->max_tokens >= 1 && epf_shape_max_slots(s) <= EPF_PREPROCESS_MAX_SLOTS,
                   "max_tokens is %d; max_tokens * topk must be 1..%d", s->max_tokens,
                   EPF_PREPROCESS_MAX_SLOTS);

@@ -26,7 +26,8 @@ uint64_t sim_cas(void *word, size_t bytes, uint64_t expected, uint64_t wanted, i
 
 void *sim_memcpy(void *to, const void *from, size_t bytes);
 void sim_convert_from_f32(void *to, const float *from, epf_dtype dtype, int64_t count);
-void sim_add_scaled(float *sum, const void *from, epf_dtype dtype, float factor, int64_t count);
+void sim_sum_rows(void *to, const void *const *rows, const float *factors, int32_t num_rows,
+                  epf_dtype dtype, int64_t count);
 epf_status sim_gemm_tile(const epf_gemm_weight *weight, const epf_gemm_tile_args *args,
                          epf_gemm_scratch *scratch);
 
@@ -73,7 +74,7 @@ static inline bool sim_is_twin(int32_t number)
 
 #define memcpy sim_memcpy
 #define epf_convert_from_f32 sim_convert_from_f32
-#define epf_add_scaled sim_add_scaled
+#define epf_sum_rows sim_sum_rows
 #define epf_gemm_tile sim_gemm_tile
 
 #define clock_gettime sim_clock_gettime

@@ -259,10 +259,25 @@ void sim_convert_from_f32(void *to, const float *from, epf_dtype dtype, int64_t 
     store_bytes(to, row, bytes);
 }
 
-void sim_add_scaled(float *sum, const void *from, epf_dtype dtype, float factor, int64_t count)
+/* Others may step between one row and the next. */
+void sim_sum_rows(void *to, const void *const *rows, const float *factors, int32_t num_rows,
+                  epf_dtype dtype, int64_t count)
 {
-    sim_point();
-    epf_add_scaled(sum, from, dtype, factor, count);
+    float sum[256] = {0};
+    float row[256];
+    if (count > (int64_t)(sizeof sum / sizeof sum[0])) {
+        sim_point();
+        epf_sum_rows(to, rows, factors, num_rows, dtype, count);
+        return;
+    }
+    for (int32_t r = 0; r < num_rows; r++) {
+        sim_point();
+        epf_convert_to_f32(row, rows[r], dtype, count);
+        for (int64_t i = 0; i < count; i++) {
+            sum[i] += factors[r] * row[i];
+        }
+    }
+    sim_convert_from_f32(to, sum, dtype, count);
 }
 
 epf_status sim_gemm_tile(const epf_gemm_weight *weight, const epf_gemm_tile_args *args,

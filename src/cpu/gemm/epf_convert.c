@@ -64,22 +64,33 @@ void epf_convert_from_f32(void *dst, const float *src, epf_dtype dtype, int64_t 
     }
 }
 
-void epf_add_scaled(float *sum, const void *src, epf_dtype dtype, float factor, int64_t count)
+/* Columns summed at a time: the sum stays in the first cache. */
+enum { SUM_COLUMNS = 512 };
+
+static void sum_columns(void *dst, const void *const *rows, const float *factors, int32_t num_rows,
+                        epf_dtype dtype, int64_t first, int64_t count)
 {
-    enum { PART = 256 };
-    float part[PART];
-    if (dtype == EPF_DTYPE_F32) {
-        epf_vector_ops_get()->add_f32(sum, src, factor, count);
-        return;
+    const int64_t bytes = epf_dtype_bytes((int32_t)dtype);
+    float sum[SUM_COLUMNS] = {0};
+    float part[SUM_COLUMNS];
+    for (int32_t r = 0; r < num_rows; r++) {
+        epf_convert_to_f32(part, (const uint8_t *)rows[r] + first * bytes, dtype, count);
+        epf_vector_ops_get()->add_f32(sum, part, factors[r], count);
     }
+    epf_convert_from_f32((uint8_t *)dst + first * bytes, sum, dtype, count);
+}
+
+void epf_sum_rows(void *dst, const void *const *rows, const float *factors, int32_t num_rows,
+                  epf_dtype dtype, int64_t count)
+{
     if (dtype == EPF_DTYPE_BF16) {
-        epf_vector_ops_get()->add_bf16(sum, src, factor, count);
+        epf_vector_ops_get()->sum_bf16(dst, rows, factors, num_rows, count);
         return;
     }
-    for (int64_t i = 0; i < count; i += PART) {
-        const int64_t n = count - i < PART ? count - i : PART;
-        epf_convert_to_f32(part, (const uint16_t *)src + i, dtype, n);
-        epf_vector_ops_get()->add_f32(sum + i, part, factor, n);
+    for (int64_t first = 0; first < count; first += SUM_COLUMNS) {
+        const int64_t left = count - first;
+        sum_columns(dst, rows, factors, num_rows, dtype, first,
+                    left < SUM_COLUMNS ? left : SUM_COLUMNS);
     }
 }
 

@@ -31,7 +31,8 @@ typedef struct epf_vector_ops {
     void (*f16_to_f32)(float *dst, const uint16_t *src, int64_t count);
     void (*f16_from_f32)(uint16_t *dst, const float *src, int64_t count);
     void (*multiply)(const epf_vector_product *product);
-    void (*add_bf16)(float *sum, const uint16_t *src, float factor, int64_t count);
+    void (*sum_bf16)(uint16_t *dst, const void *const *rows, const float *factors, int32_t num_rows,
+                     int64_t count);
     void (*add_f32)(float *sum, const float *src, float factor, int64_t count);
     void (*swiglu)(float *gate, const float *up, float weight, int64_t count);
 } epf_vector_ops;

@@ -16,8 +16,10 @@
 
 enum { STRIP_N = 2 * LANES };
 
-/* Loads and stores need the alignment of a float only. */
+/* Loads and stores need the alignment of an element only. */
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t vec_u32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t vec_u16 __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 static void bf16_to_f32(float *dst, const uint16_t *src, int64_t count)
 {
@@ -170,11 +172,56 @@ static void multiply(const epf_vector_product *p)
     }
 }
 
-static void add_bf16(float *sum, const uint16_t *src, float factor, int64_t count)
+static inline vec load_bf16(const uint16_t *src)
 {
-    for (int64_t i = 0; i < count; i++) {
-        sum[i] += factor * epf_bf16_to_f32(src[i]);
+    return (vec)(__builtin_convertvector(*(const vec_u16 *)src, vec_u32) << 16);
+}
+
+/* epf_bf16_from_f32, as in bf16_from_f32. */
+static inline void store_bf16(uint16_t *dst, vec value)
+{
+    const vec_u32 bits = (vec_u32)value;
+    const vec_u32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const vec_u32 quiet = (bits >> 16) | 0x40u;
+    const vec_u32 is_nan = (vec_u32)((bits & 0x7fffffffu) > 0x7f800000u);
+    *(vec_u16 *)dst = __builtin_convertvector((quiet & is_nan) | (rounded & ~is_nan), vec_u16);
+}
+
+/* The sums of SUM_VECTORS vectors of columns stay in registers while the rows go by: memory is read once and
+ * written once, and each row is a stream that the processor fetches ahead. */
+enum { SUM_VECTORS = 4, SUM_WIDTH = SUM_VECTORS * LANES };
+
+static void sum_bf16_tail(uint16_t *dst, const void *const *rows, const float *factors,
+                          int32_t num_rows, int64_t first, int64_t count)
+{
+    for (int64_t i = first; i < count; i++) {
+        float sum = 0.0f;
+        for (int32_t r = 0; r < num_rows; r++) {
+            sum += factors[r] * epf_bf16_to_f32(((const uint16_t *)rows[r])[i]);
+        }
+        bf16_from_f32(dst + i, &sum, 1);
     }
+}
+
+static void sum_bf16(uint16_t *dst, const void *const *rows, const float *factors, int32_t num_rows,
+                     int64_t count)
+{
+    int64_t i = 0;
+    for (; i + SUM_WIDTH <= count; i += SUM_WIDTH) {
+        vec sum[SUM_VECTORS] = {{0}};
+        for (int32_t r = 0; r < num_rows; r++) {
+            const uint16_t *const from = (const uint16_t *)rows[r] + i;
+#pragma GCC unroll 4
+            for (int v = 0; v < SUM_VECTORS; v++) {
+                sum[v] += factors[r] * load_bf16(from + v * LANES);
+            }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < SUM_VECTORS; v++) {
+            store_bf16(dst + i + v * LANES, sum[v]);
+        }
+    }
+    sum_bf16_tail(dst, rows, factors, num_rows, i, count);
 }
 
 static void add_f32(float *sum, const float *src, float factor, int64_t count)
@@ -226,7 +273,7 @@ const epf_vector_ops VECTOR_OPS = {
     .f16_to_f32 = f16_to_f32,
     .f16_from_f32 = f16_from_f32,
     .multiply = multiply,
-    .add_bf16 = add_bf16,
+    .sum_bf16 = sum_bf16,
     .add_f32 = add_f32,
     .swiglu = swiglu,
 };
