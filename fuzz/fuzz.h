@@ -13,6 +13,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t num_bytes);
 
+/* What a target defines; in the guarded build libFuzzer calls fuzz_guard.c, which calls the target. */
+#ifdef FUZZ_GUARD
+#define FUZZ_TARGET fuzz_target
+#else
+#define FUZZ_TARGET LLVMFuzzerTestOneInput
+#endif
+int FUZZ_TARGET(const uint8_t *bytes, size_t num_bytes);
+
 /* A broken promise is a finding: stop where a debugger or the fuzzer sees it. */
 #define FUZZ_CHECK(condition) \
     do {                      \
@@ -21,8 +29,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t num_bytes);
         }                     \
     } while (0)
 
-/* Between these two calls no single allocation may exceed max_bytes and a slack of 8 KiB for the
- * readers' own objects, in builds whose sanitizer can watch malloc; jansson's are seen, too. */
+/* Between these two calls no single allocation may exceed max_bytes and a slack for the readers' own objects,
+ * in builds that can watch malloc (by a sanitizer, or fuzz_guard.c); jansson's are seen, too. */
+enum { FUZZ_SLACK_BYTES = 8 * 1024 };
 void fuzz_watch_begin(size_t max_bytes);
 void fuzz_watch_end(void);
 

@@ -21,7 +21,7 @@ static void check_config(const epf_model_config *config)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t num_bytes)
+int FUZZ_TARGET(const uint8_t *bytes, size_t num_bytes)
 {
     epf_model_config config;
     epf_status st;

@@ -2,7 +2,7 @@
 #include "fuzz.h"
 #include "model/epf_checkpoint.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t num_bytes)
+int FUZZ_TARGET(const uint8_t *bytes, size_t num_bytes)
 {
     int32_t num_shards = -1;
     epf_status st;

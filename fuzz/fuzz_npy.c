@@ -2,7 +2,7 @@
 #include "fuzz.h"
 #include "model/epf_npy.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t num_bytes)
+int FUZZ_TARGET(const uint8_t *bytes, size_t num_bytes)
 {
     epf_npy *file;
     epf_status st;

@@ -20,7 +20,7 @@ static void check_tensor(const epf_safetensors *file, int64_t index, const uint8
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t num_bytes)
+int FUZZ_TARGET(const uint8_t *bytes, size_t num_bytes)
 {
     epf_safetensors *file;
     epf_status st;

@@ -1,8 +1,6 @@
 /* fuzz_watch.c: the largest allocation, by the hook that sanitizers offer. */
 #include "fuzz.h"
 
-enum { SLACK_BYTES = 8 * 1024 };
-
 static size_t allowed;
 
 int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *, size_t),
@@ -27,7 +25,7 @@ void fuzz_watch_begin(size_t max_bytes)
         (void)__sanitizer_install_malloc_and_free_hooks(on_malloc, on_free);
     }
     installed = 1;
-    allowed = max_bytes + SLACK_BYTES;
+    allowed = max_bytes + FUZZ_SLACK_BYTES;
 }
 
 void fuzz_watch_end(void)

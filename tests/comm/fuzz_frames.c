@@ -4,8 +4,8 @@
  * The input is a script of messages: a length byte, a byte of switches, then that many bytes,
  * written over a frame that would be right.  They lie in the link before rank 0 makes its
  * collectives, which must end, answer a status of the documented ones, and leave no descriptor
- * behind. A libFuzzer target; with EPF_FUZZ_MAIN a program that replays files or, without any, a
- * fixed number of random scripts.
+ * behind.  A libFuzzer target, whose link is in memory (FUZZ_SYSTEM, fuzz_system.c); with EPF_FUZZ_MAIN
+ * a program that replays files or, without any, a fixed number of random scripts over real sockets.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -14,16 +14,24 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/epf_alloc.h"
 #include "check.h"
 #include "comm/epf_process.h"
+
+#ifdef FUZZ_SYSTEM
+#include "fuzz_system.h"
+#endif
+#ifdef FUZZ_GUARD /* fuzz/fuzz_guard.c calls us */
+#define LLVMFuzzerTestOneInput fuzz_target
+#endif
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { WITH_FD = 1, WITH_BAD_MEMORY = 2, AS_RESET = 4, AS_WINDOW = 8, CUT = 16, RIGHT_SIZE = 32 };
 
 static epf_process_comm *comm;
+#ifndef FUZZ_SYSTEM
 static int mad_end;
+#endif
 static const uint64_t *sends; /* what the collectives bring */
 
 static epf_status gather(epf_comm *head, const void *send, void *recv, size_t bytes)
@@ -35,34 +43,65 @@ static epf_status gather(epf_comm *head, const void *send, void *recv, size_t by
 
 static const epf_comm_ops ops = {.name = "fuzz", .all_gather = gather};
 
-static void setup(void)
+static void link_open(void)
 {
-    static const uint64_t words[4] = {1, 2, 3, 4};
+#ifdef FUZZ_SYSTEM
+    fuzz_system_begin();
+    comm->peers[1].link = FUZZ_SYSTEM_LINK;
+#else
     int pair[2];
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0,
           "socketpair");
-    comm = epf_alloc(1, sizeof *comm + 2 * sizeof comm->peers[0]);
+    comm->peers[1].link = pair[0];
+    mad_end = pair[1];
+#endif
+}
+
+/* What a frame begins with, from one sent to ourselves. */
+static epf_frame frame_begin(void)
+{
+    static epf_frame frame;
+    int pair[2];
+    if (frame.magic == 0) {
+        CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "socketpair");
+        CHECK(epf_link_send(pair[0], &frame, NULL, 0, -1) == EPF_LINK_DONE, "send");
+        CHECK(recv(pair[1], &frame, sizeof frame, 0) == (ssize_t)sizeof frame, "recv");
+        epf_link_close(&pair[0]);
+        epf_link_close(&pair[1]);
+    }
+    return frame;
+}
+
+/* The memory is made once, what is in it anew. */
+static void setup(void)
+{
+    static const uint64_t words[4] = {1, 2, 3, 4};
+    static uint8_t payload[EPF_FRAME_PAYLOAD_BYTES];
+    static uint8_t scratch[2 * EPF_COMM_SCRATCH_BYTES];
+    static struct pollfd polls[2];
+    static _Alignas(64) uint8_t handle[sizeof *comm + 2 * sizeof comm->peers[0]];
+    memset(handle, 0, sizeof handle);
+    comm = (void *)handle;
     comm->head.ops = &ops;
     comm->head.num_ranks = 2;
     comm->head.node = -1;
     comm->head.timeout_ns = 1; /* one look at what is there */
-    comm->head.scratch = epf_alloc(2, EPF_COMM_SCRATCH_BYTES);
-    comm->payload = epf_alloc(1, EPF_FRAME_PAYLOAD_BYTES);
-    comm->polls = epf_alloc(2, sizeof *comm->polls);
+    comm->head.scratch = (void *)scratch;
+    comm->payload = payload;
+    comm->polls = polls;
     comm->peers[0].link = -1;
-    comm->peers[1].link = pair[0];
-    mad_end = pair[1];
     sends = words;
+    link_open();
 }
 
 static void teardown(void)
 {
+#ifdef FUZZ_SYSTEM
+    fuzz_system_end();
+#else
     epf_link_close(&comm->peers[1].link);
     epf_link_close(&mad_end);
-    epf_free(comm->head.scratch);
-    epf_free(comm->payload);
-    epf_free(comm->polls);
-    epf_free(comm);
+#endif
 }
 
 /* A descriptor as good or bad as the switches say. */
@@ -81,29 +120,24 @@ static int some_descriptor(uint8_t switches)
 static void send_message(const uint8_t *bytes, size_t num_bytes, uint8_t switches)
 {
     uint8_t message[sizeof(epf_frame) + 256];
-    int pair[2];
     const epf_window_offer offer = {.bytes = 100};
     const bool window = (switches & AS_WINDOW) != 0;
-    const size_t payload = window ? sizeof offer : 8;
-    epf_frame frame = {.type = EPF_FRAME_DATA,
-                       .rank = 1,
-                       .collective = window ? EPF_COLLECTIVE_WINDOW : EPF_COLLECTIVE_GATHER,
-                       .generation = comm->generation,
-                       .sequence = comm->sequence + 1,
-                       .total_bytes = payload};
+    const size_t payload = (switches & AS_RESET) != 0 ? 0 : window ? sizeof offer : sizeof *sends;
+    ssize_t length = (ssize_t)(sizeof(epf_frame) + payload);
+    epf_frame frame = frame_begin();
+    frame.type = EPF_FRAME_DATA;
+    frame.rank = 1;
+    frame.collective = window ? EPF_COLLECTIVE_WINDOW : EPF_COLLECTIVE_GATHER;
+    frame.generation = comm->generation;
+    frame.sequence = comm->sequence + 1;
+    frame.total_bytes = payload;
+    frame.payload_bytes = (uint32_t)payload;
     if ((switches & AS_RESET) != 0) {
         frame.collective = EPF_COLLECTIVE_RESET;
         frame.generation++;
-        frame.total_bytes = 0;
     }
-    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "socketpair");
-    CHECK(epf_link_send(pair[0], &frame, window ? (const void *)&offer : sends,
-                        (switches & AS_RESET) != 0 ? 0 : payload, -1) == EPF_LINK_DONE,
-          "send");
-    ssize_t length = recv(pair[1], message, sizeof message, 0);
-    CHECK(length >= (ssize_t)sizeof frame, "recv");
-    epf_link_close(&pair[0]);
-    epf_link_close(&pair[1]);
+    memcpy(message, &frame, sizeof frame);
+    memcpy(message + sizeof frame, window ? (const void *)&offer : sends, payload);
 
     /* The first byte of the script says where its other bytes go. */
     for (size_t i = 1; i < num_bytes && bytes[0] + i - 1 < (size_t)length; i++) {
@@ -132,7 +166,11 @@ static void send_message(const uint8_t *bytes, size_t num_bytes, uint8_t switche
             ((epf_frame *)(void *)message)->has_fd = 1;
         }
     }
+#ifdef FUZZ_SYSTEM
+    fuzz_system_send(&header);
+#else
     (void)sendmsg(mad_end, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+#endif
     epf_link_close(&fd);
 }
 

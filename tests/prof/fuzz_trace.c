@@ -11,6 +11,10 @@
 #include "prof/epf_trace_flow.h"
 #include "prof/epf_trace_summary.h"
 
+/* As in fuzz/fuzz.h, which this file cannot include. */
+#ifdef FUZZ_GUARD
+#define LLVMFuzzerTestOneInput fuzz_target
+#endif
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
