@@ -119,14 +119,6 @@ inline give_up()
     fi
 }
 
-/* Word `first` and the W - 1 after it. */
-#if W == 2
-#define ALL_THERE(first, least) (word[first] >= (least) && word[(first) + 1] >= (least))
-#else
-#define ALL_THERE(first, least) \
-    (word[first] >= (least) && word[(first) + 1] >= (least) && word[(first) + 2] >= (least))
-#endif
-
 /* The wait of all waits, for a word of every rank at once: these words carry no fact that is asked for, and
  * who waits for the second may as well be told of an abort or a death while it waits for the first. */
 inline wait_words(first_word)

@@ -120,6 +120,55 @@ inline wait_acquire(t, w, least)
     d_step { word[w] >= (least) -> known[t] = known[t] | carried[w] }
 }
 
+/* Of W words, `first` and those after it. */
+#if W == 2
+#define ALL_THERE(first, least) (word[first] >= (least) && word[(first) + 1] >= (least))
+#else
+#define ALL_THERE(first, least) \
+    (word[first] >= (least) && word[(first) + 1] >= (least) && word[(first) + 2] >= (least))
+#endif
+
+inline wait_all(t, first, least)
+{
+    d_step {
+        ALL_THERE(first, least) ->
+        scan = 0;
+        do
+        :: scan < W -> known[t] = known[t] | carried[(first) + scan]; scan++
+        :: else -> break
+        od;
+        scan = 0
+    }
+}
+
+/* What words carry that nobody will wait for again: told apart, it would be states without a meaning. */
+inline forget_words(first, stride, count)
+{
+    d_step {
+        scan = 0;
+        do
+        :: scan < (count) -> carried[(first) + scan * (stride)] = 0; scan++
+        :: else -> break
+        od;
+        scan = 0
+    }
+}
+
+/* The same of those of W words, `first` and those after it, that are of an epoch before. */
+inline forget_older(first, epoch)
+{
+    d_step {
+        scan = 0;
+        do
+        :: scan < W ->
+            carried[(first) + scan] = (word[(first) + scan] < (epoch) -> 0 : carried[(first) + scan]);
+            scan++
+        :: else -> break
+        od;
+        scan = 0
+    }
+}
+
 /* epf_word_add(..., 1): words of many writers hold epoch * 8 + count. */
 #define COUNTED(epoch, count) ((epoch) * 8 + (count))
 

@@ -142,7 +142,8 @@ check safety saving -DW=3
 twins saving -DW=2 -- FLAG_RELAXED FLAG_BEFORE_DATA FLAG_BESIDE_CARRIER CARRIER_READ_EARLY OLD_FLAG NO_JOIN
 both epochs -DW=2
 twins epochs -DW=2 -- NO_FIRST_MEETING NO_SECOND_MEETING NOT_ZEROED LOCAL_KEPT FREE_EPOCH_KEPT
-both serial -DW=2 -DCALLS=1
+both serial -DW=2
+check safety serial -DW=2 -DTWO_EACH
 twins serial -DW=2 -- ONE_TILE_EARLY BARRIER_RELAXED ADD_RELAXED COUNT_BEFORE_STORE COUNT_GOES_ON \
     BARRIER_OF_BEFORE EMPTY_RANK_SILENT
 check covered scatter -DW=2
@@ -166,8 +167,8 @@ if $nightly; then
     check safety reuse -DW=3
     check safety saving -DW=3 -DCALLS=3
     both epochs -DW=3
-    check safety serial -DW=2
-    check safety serial -DW=3 -DCALLS=1 -DONE_READER
+    check safety serial -DW=3
+    check safety serial -DW=3 -DCALLS=1 -DTWO_EACH
     check safety scatter -DW=3
     check safety abort -DW=3 -DCALLS=1 -DEVENTS=2
     check safety preprocess -DW=3 -DCALLS=2

@@ -4,24 +4,31 @@
  * From: run_worker, run_queue, epf_task_gemm, signal_tile, epf_word_add, epf_signal_barrier, wait_slots,
  * epf_exec_run (how workers are woken and joined).
  *
- * Workers draw tickets: GEMM tiles first, then one REDUCE task.  Rank `home` has two workers and 0 .. 2 tiles,
- * the others one worker and 0 or 1 tile (which of a rank's threads stores its words is all that its second
- * would change), chosen for each call.  The place is tile `tile` of home; the REDUCE task of rank `puller`,
- * on either worker where that is home, reads it in every call in which home has that tile.  With
- * ONE_READER only puller has tokens.
+ * Workers draw tickets: GEMM tiles first, then one REDUCE task.  Rank HOME has two workers and 0 .. 2 tiles,
+ * the others 0 or 1 tile and one worker (which of a rank's threads stores its words is all that its second
+ * would change), or two of them with TWO_EACH.  Tiles are chosen for each call.  The place is tile `tile` of
+ * HOME; the REDUCE task of rank `puller`, on either worker, reads it in every call in which HOME has that
+ * tile.  Ranks differ by number alone: any other choice of HOME and puller is one of these with ranks renamed.
  */
 #ifndef CALLS
 #define CALLS 2
 #endif
-#define THREADS (W + 1) /* W: the second worker of home */
+#define HOME 0
+#ifdef TWO_EACH
+#define THREADS (2 * W)
+#define HAS_SECOND(r) true
+#else
+#define THREADS (W + 1)
+#define HAS_SECOND(r) ((r) == HOME)
+#endif
 #define ENTERED(on, by) ((on) * W + (by))
 #define BARRIER(on, by) (W * W + (on) * W + (by))
 #define TICKET_GEMM(r) (2 * W * W + (r))
 #define TICKET_REDUCE(r) (2 * W * W + W + (r))
 #define GEMM_DONE(r) (2 * W * W + 2 * W + (r))
-#define JOB (2 * W * W + 3 * W)
-#define JOINED (2 * W * W + 3 * W + 1)
-#define WORDS (2 * W * W + 3 * W + 2)
+#define JOB(r) (2 * W * W + 3 * W + (r))
+#define JOINED(r) (2 * W * W + 4 * W + (r))
+#define WORDS (2 * W * W + 5 * W)
 #include "memory.pml"
 
 byte tiles[W * (CALLS + 1)]; /* [call, rank] */
@@ -58,119 +65,125 @@ inline count_tile()
 #endif
 }
 
-inline gemm_task()
+inline store_tile(which)
 {
-    for (p : 0 .. W - 1) {
-        wait_acquire(me, ENTERED(r, p), epoch) /* free_epoch: the call before was a combine of the set */
-    }
-    p = 0;
-#ifdef TWIN_COUNT_BEFORE_STORE
-    mine = ticket;
-    count_tile();
     if
-    :: r == home && mine == tile -> plain_write(me, epoch)
-    :: else
-    fi;
-#else
-    if
-    :: r == home && ticket == tile -> plain_write(me, epoch)
-    :: else
-    fi;
-    count_tile();
-#endif
-    if
-    :: ticket + 1 == ALL_TILES -> signal_barrier()
+    :: r == HOME && (which) == tile -> plain_write(me, epoch)
     :: else
     fi
+}
+
+/* A call starts: what words of this rank alone carry, both its workers know, so it is forgotten, and so is
+ * what words of calls before carry, which nobody waits for any more. */
+inline start()
+{
+    num_tiles = tiles[epoch * W + r];
+    if
+    :: me == r ->
+        forget_words(TICKET_GEMM(r), W, 5);
+        forget_older(ENTERED(r, 0), epoch);
+        forget_older(BARRIER(r, 0), epoch);
+        tell_release(me, ENTERED(0, r), epoch);
+        if
+        :: HAS_SECOND(r) -> store_release(me, JOB(r), epoch)
+        :: else
+        fi;
+#ifndef TWIN_EMPTY_RANK_SILENT
+        if
+        :: num_tiles == 0 -> signal_barrier()
+        :: else
+        fi
+#endif
+    :: else -> wait_acquire(me, JOB(r), epoch)
+    fi
+}
+
+/* Draws a tile, and stores it where it is there; ends where none is left. */
+inline gemm_queue()
+{
+    do
+    :: atomic {
+            add_acq_rel(me, TICKET_GEMM(r), epoch, ticket);
+            if
+            :: ticket >= num_tiles -> break
+            :: else
+            fi;
+            wait_all(me, ENTERED(r, 0), epoch); /* free_epoch: the call before was a combine of the set */
+#ifdef TWIN_COUNT_BEFORE_STORE
+            mine = ticket;
+            count_tile();
+            store_tile(mine)
+#else
+            store_tile(ticket)
+#endif
+        }
+        atomic {
+#ifndef TWIN_COUNT_BEFORE_STORE
+            count_tile();
+#endif
+            if
+            :: ticket + 1 == ALL_TILES -> signal_barrier()
+            :: else
+            fi;
+            ticket = 0
+        }
+    od
 }
 
 inline reduce_task()
 {
-    for (p : 0 .. W - 1) {
-        wait_acquire(me, ENTERED(r, p), epoch)
-    }
-    for (p : 0 .. W - 1) {
+    wait_all(me, ENTERED(r, 0), epoch);
 #ifdef TWIN_BARRIER_OF_BEFORE
-        wait_acquire(me, BARRIER(r, p), epoch - 1)
+    wait_all(me, BARRIER(r, 0), epoch - 1);
 #else
-        wait_acquire(me, BARRIER(r, p), epoch)
+    wait_all(me, BARRIER(r, 0), epoch);
 #endif
-    }
-    p = 0;
     if
-    :: r == puller && tiles[epoch * W + home] > tile -> plain_read(me, epoch)
+    :: r == puller && tiles[epoch * W + HOME] > tile -> plain_read(me, epoch)
     :: else
     fi
 }
 
-inline run_queues()
+/* The second worker is joined; between calls it knows nothing that its first does not. */
+inline join()
 {
-    d_step { num_tiles = tiles[epoch * W + r] }
-#ifndef TWIN_EMPTY_RANK_SILENT
     if
-    :: num_tiles == 0 && me == r -> signal_barrier()
+    :: me != r -> store_release(me, JOINED(r), epoch); known[me] = 0
+    :: me == r && HAS_SECOND(r) -> wait_acquire(me, JOINED(r), epoch)
     :: else
-    fi;
-#endif
-    do
-    :: add_acq_rel(me, TICKET_GEMM(r), epoch, ticket);
-        if
-        :: ticket >= num_tiles -> break
-        :: else -> gemm_task()
-        fi
-    od;
-    do
-    :: add_acq_rel(me, TICKET_REDUCE(r), epoch, ticket);
-        if
-        :: ticket >= num_tasks -> break
-        :: else -> reduce_task()
-        fi
-    od;
-    ticket = 0
+    fi
 }
 
-proctype first_worker(byte r; byte me; byte home; byte tile; byte puller; byte num_tasks)
+proctype worker(byte r; byte me; byte tile; byte puller)
 {
-    byte epoch = 0;
+    byte epoch = 1;
     byte ticket;
     byte num_tiles;
 #ifdef TWIN_COUNT_BEFORE_STORE
     byte mine;
 #endif
-    byte p;
+    atomic { start() }
     do
-    :: epoch == CALLS -> break
-    :: else ->
-        epoch++;
-        tell_release(me, ENTERED(0, r), epoch);
-        if
-        :: r == home -> store_release(me, JOB, epoch)
-        :: else
-        fi;
-        run_queues();
-        if
-        :: r == home -> wait_acquire(me, JOINED, epoch)
-        :: else
-        fi
-    od
-}
-
-proctype second_worker(byte r; byte me; byte home; byte tile; byte puller; byte num_tasks)
-{
-    byte epoch = 0;
-    byte ticket;
-    byte num_tiles;
-#ifdef TWIN_COUNT_BEFORE_STORE
-    byte mine;
-#endif
-    byte p;
-    do
-    :: epoch == CALLS -> break
-    :: else ->
-        epoch++;
-        wait_acquire(me, JOB, epoch);
-        run_queues();
-        store_release(me, JOINED, epoch)
+    ::  gemm_queue();
+        atomic {
+            add_acq_rel(me, TICKET_REDUCE(r), epoch, ticket);
+            if
+            :: ticket == 0 -> reduce_task()
+            :: else
+            fi
+        }
+        atomic {
+            if
+            :: ticket == 0 -> add_acq_rel(me, TICKET_REDUCE(r), epoch, ticket)
+            :: else
+            fi;
+            ticket = 0;
+            join();
+            if
+            :: epoch == CALLS -> break
+            :: else -> epoch++; start()
+            fi
+        }
     od
 }
 
@@ -178,27 +191,21 @@ init
 {
     byte i;
     byte x;
-    byte home;
     byte tile;
     byte puller;
-    byte num_home;
     atomic {
-        select(home : 0 .. W - 1);
-        select(puller : 0 .. W - 1);
+        select(puller : 0 .. 1);
         select(tile : 0 .. 1);
         for (i : W .. W * (CALLS + 1) - 1) {
-            select(x : 0 .. 2);
-            tiles[i] = (i % W == home || x < 2 -> x : 1)
+            select(x : 0 .. (i % W == HOME -> 2 : 1));
+            tiles[i] = x
         }
         for (i : 0 .. W - 1) {
-#ifdef ONE_READER
-            x = (i == puller -> 1 : 0);
-#else
-            x = 1;
-#endif
-            num_home = (i == home -> x : num_home);
-            run first_worker(i, i, home, tile, puller, x)
+            run worker(i, i, tile, puller);
+            if
+            :: HAS_SECOND(i) -> run worker(i, W + i, tile, puller)
+            :: else
+            fi
         }
-        run second_worker(home, W, home, tile, puller, num_home)
     }
 }
