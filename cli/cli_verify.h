@@ -80,6 +80,8 @@ bool verify_next_line(const verify_run *run, FILE *pipe, char line[VERIFY_LINE],
 verify_function verify_tests;
 /* Runs the simulator of the build tree from the seed onwards. */
 verify_function verify_simulator;
+/* Runs the fuzz targets of the build tree, piece by piece, where clang made some (EPFUSE_FUZZ). */
+verify_function verify_fuzz;
 /* Runs programs of the build tree under Valgrind, where there is one. */
 verify_function verify_clean;
 

@@ -6,12 +6,14 @@
 
 #include "cli_verify.h"
 
-enum { COMMAND_BYTES = 8192, SEEDS_A_RUN = 500, NOT_HERE = 77 };
+enum { COMMAND_BYTES = 8192, SEEDS_A_RUN = 500, EXECUTIONS_A_RUN = 500000, NOT_HERE = 77 };
 
 /* What a program printed, as far as it is told. */
 typedef struct outcome {
     unsigned long long passed, failed; /* of its last line, "N passed, M failed"  */
+    unsigned long long executed;       /* of libFuzzer                            */
     char first[VERIFY_TEXT / 2];       /* its first line                          */
+    char summary[VERIFY_TEXT / 2];     /* a sanitizer's or libFuzzer's finding    */
     int status;                        /* as waitpid() has it                     */
     bool is_cut;                       /* the time was over before the end        */
 } outcome;
@@ -28,7 +30,7 @@ static bool has_program(verify_run *run, const char *program)
     (void)snprintf(path, sizeof path, "%s/%.*s", run->tests_dir, (int)strcspn(program, " "),
                    program);
     if (strchr(run->tests_dir, '\'') != NULL || access(path, X_OK) != 0) {
-        verify_skip(run, "no %s in %s", program, run->tests_dir);
+        verify_skip(run, "no %.*s in %s", (int)strcspn(program, " "), program, run->tests_dir);
         return false;
     }
     return true;
@@ -56,6 +58,11 @@ static bool run_program(verify_run *run, const char *prefix, const char *program
             (void)snprintf(out->first, sizeof out->first, "%.*s", (int)sizeof out->first - 1, line);
         }
         (void)sscanf(line, "%llu passed, %llu failed", &out->passed, &out->failed);
+        (void)sscanf(line, "stat::number_of_executed_units: %llu", &out->executed);
+        if (strstr(line, "SUMMARY: ") != NULL || strstr(line, "CHECK(") != NULL) {
+            (void)snprintf(out->summary, sizeof out->summary, "%.*s", (int)sizeof out->summary - 1,
+                           line);
+        }
         verify_beat(run);
     }
     if (!out->is_cut) {
@@ -92,6 +99,52 @@ void verify_simulator(const verify_promise *promise, verify_run *run)
     }
     if (run->done > 0) {
         verify_note(run, "up to 4 ranks and 3 workers, kills, stops and failing allocations");
+    }
+}
+
+static const char *const fuzz_targets[] = {"safetensors", "index", "config",
+                                           "npy",         "trace", "frames"};
+
+/* One target; false where it did not do its executions.  New inputs go where the next run finds them. */
+static bool fuzz_one(verify_run *run, const char *target, uint64_t seed, uint64_t count)
+{
+    char program[512];
+    char prefix[128];
+    outcome out;
+
+    (void)snprintf(program, sizeof program,
+                   "fuzz/fuzz_%s -seed=%llu -runs=%llu -max_len=1024 -timeout=20 "
+                   "-print_final_stats=1 fuzz/grown/%s fuzz/corpus/%s",
+                   target, (unsigned long long)seed, (unsigned long long)count, target, target);
+    (void)snprintf(prefix, sizeof prefix, "mkdir -p fuzz/grown/%s && exec", target);
+    if (!has_program(run, program) || !run_program(run, prefix, program, &out) || out.is_cut) {
+        return false;
+    }
+    if (out.status != 0 || out.executed < count) {
+        verify_fail(run, "%s: %s", target, out.summary[0] != '\0' ? out.summary : out.first);
+        return false;
+    }
+    return true;
+}
+
+void verify_fuzz(const verify_promise *promise, verify_run *run)
+{
+    enum { NUM_TARGETS = sizeof fuzz_targets / sizeof fuzz_targets[0] };
+    uint64_t seed = run->seed;
+
+    (void)promise;
+    verify_wake_every_second();
+    while (verify_more(run)) {
+        const uint64_t left = run->target - run->done;
+        const uint64_t count = left < EXECUTIONS_A_RUN ? left : EXECUTIONS_A_RUN;
+        for (int32_t i = 0; i < NUM_TARGETS; i++) {
+            if (!fuzz_one(run, fuzz_targets[i], seed, count)) {
+                return;
+            }
+        }
+        verify_done(run, count);
+        verify_note(run, "%d readers under ASan and UBSan", (int)NUM_TARGETS);
+        seed++;
     }
 }
 

@@ -56,6 +56,8 @@ const verify_promise verify_promises[] = {
     BY_TESTS("allocations", "every allocation may fail", "alloc|^gemm[.]faults"),
     BY_TESTS("readers", "readers survive any file",
              "^fuzz[.]|hostile|comm_frames|^model.*(safetensors|npy|config|file)"),
+    {"fuzz", "readers survive what a fuzzer makes of good files", "executions of each reader",
+     100000000, 50000, verify_fuzz, NULL, 0},
     BY_TESTS("others", "nobody else gets in, and a setuid caller's environment is not read",
              "^faults[.](other_user|secure_env|getenv)|^comm_(link|bootstrap|processes)"),
     BY_TESTS("protocol", "the protocol is right in every interleaving of its models",

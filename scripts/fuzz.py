@@ -2,6 +2,8 @@
 """Runs the fuzz targets of the readers side by side until each has its count of executions, or time is up.
 
     scripts/fuzz.py --bin build/fuzz/fuzz --seconds 600 --cores 2 [--count 100000000] [--builds guard,fuzz]
+    scripts/fuzz.py --bin build/fuzz/fuzz --each 60 --cores 2 --builds fuzz         one process a target
+    scripts/fuzz.py --record OUT/fuzz.txt --json bench/results/reliability.jsonl    keeps what another machine printed
 
 Every target has two builds: `fuzz_NAME` under ASan and UBSan, `guard_NAME` without them (fuzz/CMakeLists.txt).
 Work is cut into pieces with a seed each; the build named first is served first, and of one build the target
@@ -21,8 +23,10 @@ import time
 
 TARGETS = ("safetensors", "index", "config", "npy", "trace", "frames")
 DICTS = {"safetensors": "json.dict", "index": "json.dict", "config": "json.dict", "npy": "npy.dict"}
-MAX_LEN = {"safetensors": 2048, "index": 1024, "config": 1024, "npy": 512, "trace": 1024, "frames": 512}
+MAX_LEN = 1024
 PIECES = {"guard": 10_000_000, "fuzz": 5_000_000}
+FULL = 100_000_000
+CLAIM = "readers survive what a fuzzer makes of good files"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -36,7 +40,7 @@ class Piece:
         grown = options.work / target
         grown.mkdir(exist_ok=True)
         command = [str(options.bin / f"{build}_{target}"), f"-seed={self.seed}", f"-runs={runs}",
-                   f"-max_total_time={max(1, int(seconds))}", f"-max_len={MAX_LEN[target]}",
+                   f"-max_total_time={max(1, int(min(seconds, 1e6)))}", f"-max_len={MAX_LEN}",
                    "-print_final_stats=1", "-timeout=20", "-verbosity=1", "-close_fd_mask=0",
                    f"-artifact_prefix={options.out}/crash-{build}-{target}-{self.seed}-"]
         if target in DICTS:
@@ -62,6 +66,9 @@ class Piece:
 
 def next_piece(options, done, running, findings):
     """(build, target, runs) of what is furthest behind, or None."""
+    if options.each:
+        fresh = [k for k in done if done[k] + running[k] == 0]
+        return (*fresh[0], options.count) if fresh else None
     for build in options.builds:
         waiting = {t: done[build, t] + running[build, t] for t in options.targets
                    if findings[build, t] < 2 and done[build, t] + running[build, t] < options.count}
@@ -82,7 +89,7 @@ def fuzz(options):
             if chosen is None:
                 break
             build, target, runs = chosen
-            pieces.append(Piece(options, build, target, runs, left, len(results) + len(pieces)))
+            pieces.append(Piece(options, build, target, runs, options.each or left, len(results) + len(pieces)))
             running[build, target] += runs
         for piece in [p for p in pieces if p.process.poll() is not None]:
             pieces.remove(piece)
@@ -101,17 +108,61 @@ def fuzz(options):
 
 def machine():
     names = re.findall(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    return f"{names[0] if names else 'unknown'}, {os.cpu_count()} CPUs"
+    return names[0] if names else "unknown", os.cpu_count()
 
 
 def pack(options):
-    """What was found, and what the corpora grew by, each in one archive."""
+    """What was found, and in a long run what the corpora grew by, each in one archive."""
     for name, files in (("crashes", sorted(options.out.glob("crash-*"))),
-                        ("corpus", sorted(options.work.glob("*/*")))):
+                        ("corpus", [] if options.each else sorted(options.work.glob("*/*")))):
         if files:
             with tarfile.open(options.out / f"{name}.tar.gz", "w:gz") as archive:
                 for file in files:
                     archive.add(file, f"{file.parent.name}/{file.name}")
+
+
+def totals(options, results):
+    lines = []
+    for build in options.builds:
+        for target in options.targets:
+            own = [r for r in results if (r["build"], r["target"]) == (build, target)]
+            lines.append({"target": target, "build": build, "executions": sum(r["executions"] for r in own),
+                          "edges": max((r["edges"] for r in own), default=0),
+                          "findings": sum(r["exit"] != 0 for r in own)})
+    return lines
+
+
+def record(options, run, lines):
+    """The line of the results, as `epfuse verify` writes them, with what each target and build did."""
+    count = {t: sum(x["executions"] for x in lines if x["target"] == t) for t in TARGETS}
+    findings = sum(x["findings"] for x in lines)
+    line = {"promise": "fuzz", "claim": CLAIM, "result": "FAILED" if findings else "ok", "done": min(count.values()),
+            "target": FULL, "full": FULL, "unit": "executions of each reader",
+            "note": "under ASan and UBSan, and with a page without access behind the input",
+            "reason": f"{findings} findings" if findings else "", "version": "0.1.0", **run, "targets": lines}
+    with open(options.json, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def read_printed(options):
+    """What main() printed."""
+    run, lines = {}, []
+    for text in options.record.read_text(encoding="utf-8").splitlines():
+        if text.startswith("total "):
+            pairs = dict(word.split("=") for word in text.split()[1:])
+            lines.append({k: int(v) if v.isdigit() else v for k, v in pairs.items()})
+        elif text.startswith("run "):
+            run = json.loads(text[4:])
+    return run, lines
+
+
+def commit():
+    file = pathlib.Path(__file__).with_name("commit")
+    if file.exists():
+        return file.read_text(encoding="utf-8").strip()
+    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True,
+                         check=False)
+    return git.stdout.strip()
 
 
 def parse():
@@ -119,40 +170,41 @@ def parse():
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/fuzz/fuzz")
     parser.add_argument("--corpus", type=pathlib.Path, default=ROOT / "fuzz/corpus")
     parser.add_argument("--dict", type=pathlib.Path, default=ROOT / "fuzz")
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--out", type=pathlib.Path, help="where findings and new inputs go")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--each", type=float, default=0, help="seconds of one process a target and build")
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--count", type=int, default=100_000_000)
+    parser.add_argument("--count", type=int, default=FULL)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--builds", type=lambda text: text.split(","), default=["guard", "fuzz"])
     parser.add_argument("--targets", type=lambda text: text.split(","), default=list(TARGETS))
-    parser.add_argument("--json", type=pathlib.Path, help="appends a line for each target and build")
+    parser.add_argument("--json", type=pathlib.Path, help="a line is appended")
+    parser.add_argument("--record", type=pathlib.Path, help="only writes the line, from what a run printed")
     return parser.parse_args()
 
 
 def main():
     options = parse()
-    options.work = pathlib.Path(tempfile.mkdtemp(prefix="epfuse-fuzz-"))
-    options.out = options.out or options.work
-    options.out.mkdir(parents=True, exist_ok=True)
-    begin = time.monotonic()
-    results = fuzz(options)
-    print(f"machine: {machine()}; cores {options.cores}; {time.monotonic() - begin:.0f} s; "
-          f"first seed {options.seed}")
-    failed = 0
-    for build in options.builds:
-        for target in options.targets:
-            own = [r for r in results if (r["build"], r["target"]) == (build, target)]
-            findings = sum(r["exit"] != 0 for r in own)
-            failed += findings
-            line = {"target": target, "build": build, "executions": sum(r["executions"] for r in own),
-                    "edges": max((r["edges"] for r in own), default=0), "findings": findings}
-            print("total " + " ".join(f"{k}={v}" for k, v in line.items()))
-            if options.json:
-                with open(options.json, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-    pack(options)
-    return int(failed > 0)
+    if options.record:
+        record(options, *read_printed(options))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="epfuse-fuzz-") as work:
+        options.work = pathlib.Path(work)
+        options.out = options.out or pathlib.Path.cwd()
+        options.out.mkdir(parents=True, exist_ok=True)
+        begin = time.monotonic()
+        lines = totals(options, fuzz(options))
+        pack(options)
+    processor, cpus = machine()
+    run = {"seed": options.seed, "seconds": round(time.monotonic() - begin, 1), "rev": commit(), "device": processor,
+           "cpus": cpus, "processes": options.cores}
+    print("run " + json.dumps(run))
+    for line in lines:
+        print("total " + " ".join(f"{k}={v}" for k, v in line.items()))
+    if options.json:
+        record(options, run, lines)
+    return int(any(line["findings"] for line in lines))
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

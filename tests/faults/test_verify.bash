@@ -29,7 +29,8 @@ PY
 fi
 expect 3 'cannot write' verify --only bad-routing --json nowhere/lines.jsonl
 expect 3 'writing failed' verify --only bad-routing --json /dev/full
-expect 0 "" verify --only others --only simulator --only clean --tests-dir nowhere
+expect 0 "" verify --only others --only simulator --only clean --only fuzz --tests-dir nowhere
 in_output '^simulator +skipped '
+in_output '^fuzz +skipped '
 in_output '^others +skipped '
 finish "verify runs what it says and says what it ran"

@@ -157,6 +157,7 @@ static const verify_promise by_programs[] = {
     {"silent", "no word", "programs", 0, 0, verify_tests, "silent", 0},
     {"endless", "it takes for ever", "programs", 0, 0, verify_tests, "endless", 0},
     {"simulator", "seeds", "runs", 3000, 1200, verify_simulator, NULL, 0},
+    {"fuzz", "inputs", "runs", 2000000, 1200, verify_fuzz, NULL, 0},
     {"clean", "memory", "programs", VERIFY_CLEAN_FULL, VERIFY_CLEAN_SHARE, verify_clean, NULL, 0},
 };
 
@@ -187,6 +188,17 @@ static void put_script(const char *path, const char *text)
           "%s", path);
 }
 
+/* All fuzz targets of the tree say this. */
+static void put_targets(const char *text)
+{
+    static const char *const names[] = {"safetensors", "index", "config", "npy", "trace", "frames"};
+    char path[64];
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        (void)snprintf(path, sizeof path, "tree/fuzz/fuzz_%s", names[i]);
+        put_script(path, text);
+    }
+}
+
 static const char *run_programs(bool is_full, const char *tests_dir, verify_report *report)
 {
     const verify_options options = {
@@ -201,7 +213,7 @@ static void test_programs(void)
     verify_report report;
 
     CHECK(system("rm -rf tree && mkdir -p tree/bin tree/tests/sim tree/tests/model tree/tests/prof "
-                 "tree/tests/hostile") == 0,
+                 "tree/tests/hostile tree/fuzz") == 0,
           "folders");
     (void)snprintf(path, sizeof path, "%s/tree/bin:%s", getcwd(path + 2048, 2048), getenv("PATH"));
     CHECK(setenv("PATH", path, 1) == 0, "PATH");
@@ -217,21 +229,26 @@ static void test_programs(void)
     expect(text, "silent       skipped no word: no test program matches silent in tree");
     expect(text, "endless      ok      it takes for ever: 1 programs, stopped before the end");
     expect(text, "simulator    skipped seeds: no tests/sim/test_sim in tree");
+    expect(text, "fuzz         skipped inputs: no fuzz/fuzz_safetensors in tree");
     expect(text, "clean        skipped memory: no tests/model/test_array in tree");
 
     put_script("tree/tests/sim/test_sim", "echo one; echo $2 passed, 0 failed");
     put_script("tree/tests/model/test_array", "");
     put_script("tree/tests/prof/test_prof_buffer", "");
     put_script("tree/tests/hostile/test_hostile_npy", "");
+    put_targets("echo INFO; echo stat::number_of_executed_units: 1200");
     text = run_programs(false, "tree", &report);
+    expect(text, "fuzz         ok      inputs: 1,200 of 2,000,000 runs, 6 readers");
     expect(text, "simulator    ok      seeds: 1,200 of 3,000 runs, up to 4 ranks");
     expect(text, "clean        ok      memory: 3 of 17 programs, with the portable product");
 
     put_script("tree/tests/sim/test_sim", "echo seed 7 stands; echo 499 passed, 1 failed; exit 1");
+    put_targets("echo stat::number_of_executed_units: 9; echo SUMMARY: overflow; exit 1");
     put_script("tree/bin/valgrind", "echo 'Invalid read of size 4'; exit 9");
     text = run_programs(true, "tree", &report);
     expect(text, "well         ok      both pass: 3 programs");
     expect(text, "tests/sim/test_sim 1 500: 1 failed: seed 7 stands\n");
+    expect(text, "safetensors: SUMMARY: overflow\n");
     expect(text, "tests/model/test_array: Invalid read of size 4\n");
 
     put_script("tree/tests/sim/test_sim", "exec sleep 60");
