@@ -250,7 +250,8 @@ static void random_scheduling(sim_plan *p, epf_rng *rng)
     c->step_ns = (uint64_t)PICK(rng, 10, 50, 200);
     c->max_delay_ns = c->step_ns * (uint64_t)PICK(rng, 0, 4, 40, 400, 4000);
     c->max_steps = 4000000;
-    p->timeout_ns = 30000000;
+    /* A call's tasks may each wait for late stores; its peers wait for all of them. */
+    p->timeout_ns = 30000000 + 200 * c->max_delay_ns;
     p->first_epoch = one_in(rng, 4) ? EPF_EPOCH_LAST - (uint32_t)epf_rng_below(rng, 12) : 0;
 }
 
