@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the tables of docs/RELIABILITY.md from the JSON lines that `epfuse verify --json` wrote.
+"""Makes the tables of docs/RELIABILITY.md and docs/reliability/readers.md from the JSON lines that `epfuse verify --json`
+and `scripts/fuzz.py --json` wrote.
 
     bench/make_reliability.py            writes them
     bench/make_reliability.py --check    exit 1 if what is there is not what would be written
@@ -15,6 +16,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "RELIABILITY.md"
+READERS = ROOT / "docs" / "reliability" / "readers.md"
 RESULTS = ROOT / "bench" / "results"
 
 # What others show for the same promise, as far as we know; "" where we know of nothing.
@@ -33,6 +35,7 @@ PEERS = {
     "parameters": "",
     "allocations": "SQLite fails every allocation in its tests",
     "readers": "",
+    "fuzz": "",
     "others": "",
     "protocol": "none of the fused peers checks its protocol by a model",
     "simulator": "TigerBeetle simulates from a seed; none of the fused peers does",
@@ -41,16 +44,18 @@ PEERS = {
 }
 
 
-def read_runs():
+def read_lines():
+    return [json.loads(text) for path in sorted(RESULTS.glob("reliability*.jsonl")) for text in path.read_text().splitlines()]
+
+
+def choose_runs(lines):
     """The run that counts for each promise, in the order of first appearance."""
     runs = {}
-    for path in sorted(RESULTS.glob("reliability*.jsonl")):
-        for text in path.read_text().splitlines():
-            line = json.loads(text)
-            best = runs.get(line["promise"])
-            is_better = best is None or line["result"] == "FAILED" or line["done"] >= best["done"]
-            if is_better:
-                runs[line["promise"]] = line
+    for line in lines:
+        best = runs.get(line["promise"])
+        is_better = best is None or line["result"] == "FAILED" or line["done"] >= best["done"]
+        if is_better:
+            runs[line["promise"]] = line
     return [runs[name] for name in PEERS if name in runs]
 
 
@@ -96,19 +101,56 @@ def sum_line(runs):
             "reached it."]
 
 
-def main():
-    runs = read_runs()
-    tables = {"promises": promise_table(runs), "runs": run_table(runs), "sum": sum_line(runs)}
-    page = PAGE.read_text()
-    made = page
+def fuzz_table(lines):
+    """All runs together: executions of each reader and build, and the most edges that one process saw."""
+    rows = ["| reader | under ASan and UBSan | edges | with a page behind the input | edges | findings |",
+            "|---|---|---|---|---|---|"]
+    targets = {}
+    for line in lines:
+        for part in line["targets"]:
+            builds = targets.setdefault(part["target"], {"fuzz": [0, 0], "guard": [0, 0], "findings": 0})
+            own = builds[part["build"]]
+            own[0] += part["executions"]
+            own[1] = max(own[1], part["edges"])
+            builds["findings"] += part["findings"]
+    for name, b in targets.items():
+        rows.append(f"| {name} | {b['fuzz'][0]:,} | {b['fuzz'][1]} | {b['guard'][0]:,} | {b['guard'][1]} | {b['findings']} |")
+    return rows
+
+
+def fuzz_run_table(lines):
+    rows = ["| processor | CPUs | processes | time | first seed | commit | executions |", "|---|---|---|---|---|---|---|"]
+    for line in lines:
+        count = sum(part["executions"] for part in line["targets"])
+        rows.append(f"| {line['device']} | {line['cpus']} | {line['processes']} | {duration(line['seconds'])} | {line['seed']} | "
+                    f"{line['rev']} | {count:,} |")
+    return rows
+
+
+def fill(page, tables):
+    """The page's text as it is and as it should be."""
+    text = page.read_text()
+    made = text
     for name, rows in tables.items():
         pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
         if not re.search(pattern, made, re.S):
-            sys.exit(f"{PAGE}: no place for table {name}")
+            sys.exit(f"{page}: no place for table {name}")
         made = re.sub(pattern, lambda m, rows=rows: m[1] + "\n".join(rows) + "\n" + m[2], made, flags=re.S)
-    if "--check" in sys.argv:
-        sys.exit(0 if made == page else f"{PAGE} is not what bench/results says: run bench/make_reliability.py")
-    PAGE.write_text(made)
+    return text, made
+
+
+def main():
+    lines = read_lines()
+    runs = choose_runs(lines)
+    fuzzed = [line for line in lines if "targets" in line]
+    pages = {PAGE: {"promises": promise_table(runs), "runs": run_table(runs), "sum": sum_line(runs)},
+             READERS: {"fuzz": fuzz_table(fuzzed), "fuzz-runs": fuzz_run_table(fuzzed)}}
+    for page, tables in pages.items():
+        text, made = fill(page, tables)
+        if text != made and "--check" in sys.argv:
+            sys.exit(f"{page} is not what bench/results says: run bench/make_reliability.py")
+        if text != made:
+            page.write_text(made)
 
 
 if __name__ == "__main__":

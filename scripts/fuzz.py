@@ -136,12 +136,15 @@ def totals(options, results):
 
 def record(options, run, lines):
     """The line of the results, as `epfuse verify` writes them, with what each target and build did."""
-    count = {t: sum(x["executions"] for x in lines if x["target"] == t) for t in TARGETS}
+    def least(*builds):
+        return min(sum(x["executions"] for x in lines if x["target"] == t and x["build"] in builds) for t in TARGETS)
+
     findings = sum(x["findings"] for x in lines)
-    line = {"promise": "fuzz", "claim": CLAIM, "result": "FAILED" if findings else "ok", "done": min(count.values()),
-            "target": FULL, "full": FULL, "unit": "executions of each reader",
-            "note": "under ASan and UBSan, and with a page without access behind the input",
-            "reason": f"{findings} findings" if findings else "", "version": "0.1.0", **run, "targets": lines}
+    line = {"promise": "fuzz", "claim": CLAIM, "result": "FAILED" if findings else "ok",
+            "done": min(FULL, least("guard", "fuzz")), "target": FULL, "full": FULL, "unit": "executions of each reader",
+            "note": f"at least {least('fuzz'):,} of each under ASan and UBSan, {least('guard'):,} with a page without "
+                    "access behind the input", "reason": f"{findings} findings" if findings else "", "version": "0.1.0",
+            **run, "targets": lines}
     with open(options.json, "a", encoding="utf-8") as file:
         file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
