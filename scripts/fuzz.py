@@ -66,6 +66,13 @@ class Piece:
                 "exit": self.process.returncode}
 
 
+    def words(self):
+        """What a finding says of itself."""
+        told = re.compile(r"ERROR|SUMMARY|CHECK\(|runtime error|^\s+#[0-5] |Test unit|Base64")
+        lines = [x for x in self.log.read_text(errors="replace").splitlines() if told.search(x)]
+        return "\n".join("    " + x[:300] for x in lines[:30])
+
+
 def next_piece(options, done, running, findings):
     """(build, target, runs) of what is furthest behind, or None."""
     if options.each:
@@ -102,7 +109,7 @@ def fuzz(options):
             results.append(result)
             print(" ".join(f"{k}={v}" for k, v in result.items()), flush=True)
             if result["exit"] != 0:
-                print("    " + "\n    ".join(piece.log.read_text(errors="replace").splitlines()[-25:]))
+                print(piece.words())
         if not pieces and (left <= 2 or next_piece(options, done, running, findings) is None):
             return results
         time.sleep(0.05)
