@@ -122,42 +122,41 @@ inline read_sources()
     fi
 }
 
-inline wait_all(first)
-{
-    for (p : 0 .. W - 1) {
-        wait_acquire(me, (first) + p, epoch)
-    }
-    p = 0
-}
-
 proctype rank(byte me; byte home; byte by; byte place)
 {
-    byte epoch = 0;
+    byte epoch = 1;
     byte result;
     byte p;
+    atomic { post() }
     do
-    :: epoch == CALLS -> break
-    :: else ->
-        d_step { epoch++; result = NONE }
-        post();
+    :: atomic {
 #ifndef TWIN_SOURCES_UNASKED
-        wait_all(POSTED(me, 0));
+            wait_all(me, POSTED(me, 0), epoch);
 #endif
-        read_posted();
-        if
-        :: result == NONE ->
-            push_sources();
+            read_posted();
+            if
+            :: result == NONE -> push_sources()
+            :: else
+            fi
+        }
+        atomic {
+            if
+            :: result == NONE ->
 #ifdef TWIN_OWN_SOURCES_ONLY
-            wait_acquire(me, SOURCED(me, me), epoch);
+                wait_acquire(me, SOURCED(me, me), epoch);
 #else
-            wait_all(SOURCED(me, 0));
+                wait_all(me, SOURCED(me, 0), epoch);
 #endif
-            read_sources()
-        :: else
-        fi;
-        d_step {
+                read_sources()
+            :: else
+            fi;
             assert(ended[epoch] == 0 || ended[epoch] == result + 1);
-            ended[epoch] = result + 1
+            ended[epoch] = result + 1;
+            result = NONE;
+            if
+            :: epoch == CALLS -> break
+            :: else -> epoch++; post()
+            fi
         }
     od
 }

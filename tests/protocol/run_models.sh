@@ -54,7 +54,7 @@ wanted() {
 
 # "search MODE MODEL DEFINES...": leaves the verifier's words in $work/out; false if it could not run.
 search() {
-    local mode=$1 model=$2 build=(-w -DCOLLAPSE -DMEMLIM=8000) options=(-m200000)
+    local mode=$1 model=$2 build=(-w -DCOLLAPSE -DMEMLIM=10000) options=(-m200000)
     shift 2
     case $mode in
         safety | covered) build+=(-O1 -DSAFETY) ;;
@@ -155,8 +155,7 @@ both abort -DW=2 -DEVENTS=2 -DTWO_WORKERS
 check safety abort -DW=3 -DCALLS=1
 twins abort -DW=2 -- ABORT_BEFORE_RECORD ABORT_RELAXED TELLS_ITSELF_ONLY WAIT_IGNORES_ABORT
 twins abort -DW=2 -DEVENTS=2 -- DEATH_UNSEEN ONE_RECORD_FOR_ALL
-check covered preprocess -DW=2
-check returns preprocess -DW=2 -DCALLS=2
+both preprocess -DW=2
 twins preprocess -DW=2 -- ONE_HALF POSTED_RELAXED POSTED_BEFORE_COUNTS REFUSAL_KEPT SOURCES_UNASKED \
     OWN_SOURCES_ONLY
 both reset -DW=2
@@ -170,10 +169,11 @@ if $nightly; then
     check safety serial -DW=3
     check safety serial -DW=3 -DCALLS=1 -DTWO_EACH
     check safety scatter -DW=3
-    check safety abort -DW=3 -DCALLS=1 -DEVENTS=2
-    check safety preprocess -DW=3 -DCALLS=2
+    both abort -DW=3 -DEVENTS=2
+    check safety abort -DW=3 -DEVENTS=2 -DTWO_WORKERS
+    both preprocess -DW=3
     check safety reset -DW=2 -DFAILS=3
-    check safety reset -DW=3 -DFAILS=0
+    both reset -DW=3
 fi
 
 echo "$passed passed, $failed failed"
