@@ -39,6 +39,19 @@ byte raised_in[W]; /* ghost: the last generation in which the rank gave up, or b
 #define ALL(test) (test(0) && test(1) && test(2))
 #define ANY(test) (test(0) || test(1) || test(2))
 #endif
+#define APART 0 /* in epf_comm_reset, before all are along */
+#define FIRST 1 /* waits in a meeting of the reset */
+#define ALIGN 2
+#define LAST 3
+#define IN_CALL 4
+#define RAISING 5
+#define LEAVING 6
+#define IS_MEETING (at == FIRST || at == ALIGN || at == LAST)
+#ifdef TWIN_FAILED_RESET_USABLE
+#define IS_FAULT_ASKED true
+#else
+#define IS_FAULT_ASKED false
+#endif
 #define IS_AHEAD(p) (GENERATION(p) > GENERATION(me))
 #define IS_ALONG(p) (GENERATION(p) == GENERATION(me))
 #define HAS_COME(p) (GENERATION(p) == GENERATION(me) && word[COMM(p)] >= word[COMM(me)])
@@ -55,15 +68,139 @@ inline learn_from(first, stride)
     p = 0
 }
 
-/* epf_comm_reset: a generation above all that were heard of; those who hear of it go along. */
-inline comm_reset()
+/* epf_comm_barrier: comes to the next meeting of the generation. */
+inline come(next)
 {
+    store_release(me, COMM(me), word[COMM(me)] + 1);
+    at = next
+}
+
+inline zero_own_words()
+{
+    d_step {
+        p = 0;
+        do
+        :: p < W -> word[ENTERED(me, p)] = 0; word[DONE(me, p)] = 0; p++
+        :: else -> break
+        od;
+        p = 0;
+#ifndef TWIN_ABORT_KEPT
+        word[ABORT(me)] = 0;
+#endif
+#ifndef TWIN_EPOCH_KEPT
+        epoch = 0;
+#endif
+    }
+    forget_words(ENTERED(me, 0), 1, W); /* what zero carries nobody waits for */
+    forget_words(DONE(me, 0), 1, W);
+    if
+    :: me == home -> plain_write(me, 0)
+    :: else
+    fi
+}
+
+/* align_sets: the widest of all, as all find it. */
+inline find_widest()
+{
+    for (p : 0 .. W - 1) {
+        most = (rows[p] > most -> rows[p] : most)
+    }
+    p = 0
+}
+
+inline enter()
+{
+    epoch++;
+    if
+    :: me == by -> atomic_mark(me)
+    :: else
+    fi;
+    tell_release(me, ENTERED(0, me), epoch);
+    at = IN_CALL
+}
+
+/* epf_op_reset() and in it epf_comm_reset: a generation above all that were heard of. */
+inline start_reset()
+{
+#ifdef TWIN_ZEROED_FIRST
+    zero_own_words();
+#endif
+    store_release(me, COMM(me), word[COMM(me)] / 8 * 8 + 8);
+    most = 0;
+    at = APART
+}
+
+/* Nobody may call now but again epf_op_reset(), which so comes next. */
+inline reset_failed()
+{
+#ifdef TWIN_FAILED_RESET_USABLE
+    if
+    :: is_fault -> start_reset()
+    :: else -> enter()
+    fi
+#else
+    start_reset()
+#endif
+}
+
+inline reset_succeeded()
+{
+    is_fault = false;
+    clean[me] = GENERATION(me);
+    assert(word[ABORT(me)] == 0 || ANY(GAVE_UP_SINCE));
+    enter()
+}
+
+/* All have come to the meeting: up to the next one, or into the call. */
+inline go_on()
+{
+    if
+#ifdef TWIN_WINDOWS_KEPT
+    :: at == FIRST ->
+#else
+    :: at == FIRST -> find_widest(); come(ALIGN)
+    :: at == ALIGN ->
+        rows[me] = most;
+        most = 0;
+#endif
+#ifndef TWIN_ZEROED_FIRST
+        zero_own_words();
+#endif
+#ifdef TWIN_NO_SECOND_MEETING
+        reset_succeeded()
+#else
+        come(LAST)
+    :: at == LAST -> reset_succeeded()
+#endif
+    fi
+}
+
+/* epf_exec_raise, of all ranks in turn */
+inline start_raise()
+{
+    raised_in[me] = GENERATION(me);
+    at = RAISING
+}
+
+/* Each option is a step: a wait, or a deadline, and what follows up to where the rank waits again. */
+proctype rank(byte me; byte home; byte by; byte epoch)
+{
+    byte at;
+    byte most;
+    byte p;
+    byte next;
+    bool is_fault; /* epf_op_check_ready refuses; asked for by the twin alone */
     atomic {
-        store_release(me, COMM(me), word[COMM(me)] / 8 * 8 + 8);
+        enter();
+        if
+        :: start_raise()
+        :: is_fault = IS_FAULT_ASKED; start_reset() /* told */
+        :: start_reset()                            /* noticed nothing */
+        fi
     }
     do
     :: atomic {
-            ANY(IS_AHEAD) ->
+            at == APART && ANY(IS_AHEAD) -> /* those who hear of a reset go along */
             for (p : 0 .. W - 1) {
                 if
                 :: IS_AHEAD(p) -> store_release(me, COMM(me), GENERATION(p) * 8)
@@ -72,169 +209,31 @@ inline comm_reset()
             }
             p = 0
         }
-    :: atomic { ALL(IS_ALONG) -> learn_from(COMM(0), 1); break }
-    :: atomic { fails > 0 -> fails--; ok = false; break }
-    od
-}
-
-/* epf_comm_barrier */
-inline meet()
-{
-    if
-    :: ok ->
-        store_release(me, COMM(me), word[COMM(me)] + 1);
-        if
-        :: atomic { ALL(HAS_COME) -> learn_from(COMM(0), 1) }
-        :: atomic { ANY(IS_AHEAD) -> ok = false }
-        :: atomic { fails > 0 -> fails--; ok = false }
-        fi
-    :: else
-    fi
-}
-
-/* The widest of all, as all find it. */
-inline align_sets()
-{
-    atomic {
-        if
-        :: ok ->
-            for (p : 0 .. W - 1) {
-                most = (rows[p] > most -> rows[p] : most)
-            }
-            p = 0
-        :: else
-        fi
-    }
-    meet();
-    if
-    :: ok -> rows[me] = most
-    :: else
-    fi;
-    most = 0
-}
-
-inline zero_own_words()
-{
-    if
-    :: ok ->
-        d_step {
-            p = 0;
-            do
-            :: p < W -> word[ENTERED(me, p)] = 0; word[DONE(me, p)] = 0; p++
-            :: else -> break
-            od;
-            p = 0;
-#ifndef TWIN_ABORT_KEPT
-            word[ABORT(me)] = 0;
-#endif
-#ifndef TWIN_EPOCH_KEPT
-            epoch = 0;
-#endif
+    :: atomic { at == APART && ALL(IS_ALONG) -> learn_from(COMM(0), 1); come(FIRST) }
+    :: atomic { IS_MEETING && ALL(HAS_COME) -> learn_from(COMM(0), 1); go_on() }
+    :: atomic { IS_MEETING && ANY(IS_AHEAD) -> reset_failed() }
+    :: atomic { (at == APART || IS_MEETING) && fails > 0 -> fails--; reset_failed() }
+    :: atomic {
+            at == IN_CALL && ALL(HAS_ENTERED) ->
+            assert(ALL(IS_IN_STEP));
+            learn_from(ENTERED(me, 0), 1);
+            tell_release(me, DONE(0, me), epoch);
+            at = LEAVING /* all are in it: nothing else may end it */
         }
-        if
-        :: me == home -> plain_write(me, 0)
-        :: else
-        fi
-    :: else
-    fi
-}
-
-inline reset()
-{
-    ok = true;
-#ifdef TWIN_ZEROED_FIRST
-    zero_own_words();
-#endif
-    comm_reset();
-    meet();
-#ifndef TWIN_WINDOWS_KEPT
-    align_sets();
-#endif
-#ifndef TWIN_ZEROED_FIRST
-    zero_own_words();
-#endif
-#ifndef TWIN_NO_SECOND_MEETING
-    meet();
-#endif
-    d_step {
-        if
-        :: ok ->
-            fault = false;
-            clean[me] = GENERATION(me);
-            assert(word[ABORT(me)] == 0 || ANY(GAVE_UP_SINCE))
-        :: else ->
-#ifndef TWIN_FAILED_RESET_USABLE
-            fault = true
-#endif
-        fi
-    }
-}
-
-/* epf_exec_raise */
-inline raise_all()
-{
-    raised_in[me] = GENERATION(me);
-    for (p : 0 .. W - 1) {
-        word[ABORT(p)] = me + 1
-    }
-    atomic { p = 0; fault = true; ok = false }
-}
-
-inline enter()
-{
-    atomic {
-        epoch++;
-        if
-        :: me == by -> atomic_mark(me)
-        :: else
-        fi;
-        tell_release(me, ENTERED(0, me), epoch)
-    }
-}
-
-/* A call of all ranks, where the operator lets itself be called. */
-inline call()
-{
-    ok = true;
-    enter();
-    if
-    :: atomic { ALL(HAS_ENTERED) -> assert(ALL(IS_IN_STEP)); learn_from(ENTERED(me, 0), 1) }
 #if W > 2 /* of two ranks, one that waits here has nobody who could tell it */
-    :: atomic { word[ABORT(me)] != 0 -> fault = true; ok = false }
+    :: atomic { at == IN_CALL && word[ABORT(me)] != 0 -> is_fault = IS_FAULT_ASKED; start_reset() }
 #endif
-    :: ANY(IS_AHEAD) -> raise_all()
-    fi;
-    if
-    :: ok ->
-        tell_release(me, DONE(0, me), epoch);
-        atomic { ALL(IS_DONE) -> learn_from(DONE(me, 0), 1) } /* all are in it: nothing else may end it */
-    :: else
-    fi
-}
-
-proctype rank(byte me; byte home; byte by; byte epoch)
-{
-    byte most;
-    byte p;
-    bool fault;
-    bool ok;
-    enter();
-    if
-    :: raise_all()
-    :: fault = true /* told */
-    :: true         /* noticed nothing */
-    fi;
-    do
-    :: reset();
-        if
-        :: fault /* EPF_E_STATE: refused */
-        :: else ->
-            call();
+    :: atomic { at == IN_CALL && ANY(IS_AHEAD) -> start_raise() }
+    :: atomic {
+            at == RAISING ->
+            word[ABORT(next)] = me + 1;
+            next++;
             if
-            :: ok -> break
+            :: next == W -> next = 0; is_fault = IS_FAULT_ASKED; start_reset()
             :: else
             fi
-        fi
+        }
+    :: atomic { at == LEAVING && ALL(IS_DONE) -> learn_from(DONE(me, 0), 1); break }
     od
 }
 

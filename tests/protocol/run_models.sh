@@ -159,6 +159,8 @@ both preprocess -DW=2
 twins preprocess -DW=2 -- ONE_HALF POSTED_RELAXED POSTED_BEFORE_COUNTS REFUSAL_KEPT SOURCES_UNASKED \
     OWN_SOURCES_ONLY
 both reset -DW=2
+check safety reset -DW=2 -DFAILS=3
+check safety reset -DW=3
 twins reset -DW=2 -- ZEROED_FIRST NO_SECOND_MEETING ABORT_KEPT EPOCH_KEPT WINDOWS_KEPT FAILED_RESET_USABLE
 
 if $nightly; then
@@ -172,8 +174,8 @@ if $nightly; then
     both abort -DW=3 -DEVENTS=2
     check safety abort -DW=3 -DEVENTS=2 -DTWO_WORKERS
     both preprocess -DW=3
-    check safety reset -DW=2 -DFAILS=3
-    both reset -DW=3
+    check returns reset -DW=3
+    check safety reset -DW=3 -DFAILS=3
 fi
 
 echo "$passed passed, $failed failed"
