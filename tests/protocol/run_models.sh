@@ -169,7 +169,7 @@ if $nightly; then
     check safety saving -DW=3 -DCALLS=3
     both epochs -DW=3
     check safety serial -DW=3
-    check safety serial -DW=3 -DCALLS=1 -DTWO_EACH
+    check safety serial -DW=3 -DTWO_EACH
     check safety scatter -DW=3
     both abort -DW=3 -DEVENTS=2
     check safety abort -DW=3 -DEVENTS=2 -DTWO_WORKERS

@@ -98,36 +98,17 @@ inline start()
     fi
 }
 
-/* Draws a tile, and stores it where it is there; ends where none is left. */
-inline gemm_queue()
+inline store_drawn()
 {
-    do
-    :: atomic {
-            add_acq_rel(me, TICKET_GEMM(r), epoch, ticket);
-            if
-            :: ticket >= num_tiles -> break
-            :: else
-            fi;
-            wait_all(me, ENTERED(r, 0), epoch); /* free_epoch: the call before was a combine of the set */
+    wait_all(me, ENTERED(r, 0), epoch); /* free_epoch: the call before was a combine of the set */
 #ifdef TWIN_COUNT_BEFORE_STORE
-            mine = ticket;
-            count_tile();
-            store_tile(mine)
+    mine = ticket;
+    count_tile();
+    store_tile(mine);
+    mine = 0
 #else
-            store_tile(ticket)
+    store_tile(ticket)
 #endif
-        }
-        atomic {
-#ifndef TWIN_COUNT_BEFORE_STORE
-            count_tile();
-#endif
-            if
-            :: ticket + 1 == ALL_TILES -> signal_barrier()
-            :: else
-            fi;
-            ticket = 0
-        }
-    od
 }
 
 inline reduce_task()
@@ -144,6 +125,18 @@ inline reduce_task()
     fi
 }
 
+inline reduce_queue()
+{
+    do
+    :: add_acq_rel(me, TICKET_REDUCE(r), epoch, ticket);
+        if
+        :: ticket == 0 -> reduce_task()
+        :: else -> break
+        fi
+    od;
+    ticket = 0
+}
+
 /* The second worker is joined; between calls it knows nothing that its first does not. */
 inline join()
 {
@@ -154,35 +147,43 @@ inline join()
     fi
 }
 
+/* Steps end at tiles alone.  When none is left the call is over but for waits: what one worker draws after
+ * that decides nothing for the other, and what it knows by then, the first learns when it joins the second. */
 proctype worker(byte r; byte me; byte tile; byte puller)
 {
     byte epoch = 1;
     byte ticket;
     byte num_tiles;
+    bool has_tile;
 #ifdef TWIN_COUNT_BEFORE_STORE
     byte mine;
 #endif
     atomic { start() }
     do
-    ::  gemm_queue();
-        atomic {
-            add_acq_rel(me, TICKET_REDUCE(r), epoch, ticket);
+    :: atomic {
+            !has_tile ->
+            add_acq_rel(me, TICKET_GEMM(r), epoch, ticket);
             if
-            :: ticket == 0 -> reduce_task()
-            :: else
+            :: ticket < num_tiles -> has_tile = true; store_drawn()
+            :: else ->
+                reduce_queue();
+                join();
+                if
+                :: epoch == CALLS -> break
+                :: else -> epoch++; start()
+                fi
             fi
         }
-        atomic {
+    :: atomic {
+            has_tile ->
+#ifndef TWIN_COUNT_BEFORE_STORE
+            count_tile();
+#endif
             if
-            :: ticket == 0 -> add_acq_rel(me, TICKET_REDUCE(r), epoch, ticket)
+            :: ticket + 1 == ALL_TILES -> signal_barrier()
             :: else
             fi;
-            ticket = 0;
-            join();
-            if
-            :: epoch == CALLS -> break
-            :: else -> epoch++; start()
-            fi
+            d_step { has_tile = false; ticket = 0 }
         }
     od
 }
