@@ -60,85 +60,82 @@ inline wait_all_entered(least)
     p = 0
 }
 
-/* Brings the row to home and flags it. */
-inline bring()
+/* Flags the row that `who` has brought to home. */
+inline flag_row()
 {
-#ifdef TWIN_FLAG_BEFORE_DATA
-    store_release(me, FLAG, epoch);
-    plain_write(me, epoch)
-#else
-    plain_write(me, epoch);
 #ifdef TWIN_FLAG_RELAXED
-    store_relaxed(FLAG, epoch)
+    store_relaxed(FLAG, epoch);
 #else
-    store_release(me, FLAG, epoch)
+    store_release(me, FLAG, epoch);
 #endif
+#ifdef TWIN_FLAG_BEFORE_DATA
+    plain_write(me, epoch)
 #endif
 }
 
-inline dispatch()
+/* What a rank waits for and does before it signals more than that it entered. */
+inline before_signal()
 {
     if
-    :: me == who ->
+    :: what == DISPATCH && me == who ->
 #ifndef TWIN_DISPATCH_UNASKED
-        wait_acquire(me, ENTERED(me, home), epoch);
+        wait_acquire(me, ENTERED(me, home), epoch)
+#else
+        skip
 #endif
-        bring()
+    :: what == SERIAL && me == home -> wait_all_entered(FREE_EPOCH)
+    :: what == SCATTER && me == who ->
+#ifdef TWIN_OWNER_ONLY
+        wait_acquire(me, ENTERED(me, home), FREE_EPOCH)
+#else
+        wait_all_entered(FREE_EPOCH)
+#endif
     :: else
     fi;
     if
-    :: me == home ->
-        wait_acquire(me, FLAG, epoch);
-        plain_read(me, epoch);
-        held = epoch
+    :: what == SERIAL && me == home -> plain_write(me, epoch)
+#ifndef TWIN_FLAG_BEFORE_DATA
+    :: (what == DISPATCH || what == SCATTER) && me == who -> plain_write(me, epoch)
+#endif
     :: else
     fi
 }
 
-inline serial()
+inline pull()
 {
-    if
-    :: me == home ->
-        wait_all_entered(FREE_EPOCH);
-        plain_write(me, epoch)
-    :: else
-    fi;
-    tell_release(me, BARRIER(0, me), epoch);
-    if
-    :: me == who ->
-        wait_all_entered(epoch);
-        for (p : 0 .. W - 1) {
-            wait_acquire(me, BARRIER(me, p), epoch)
-        }
-        p = 0;
-        plain_read(me, epoch)
-    :: else
-    fi;
-    combined = epoch
+    wait_all_entered(epoch);
+    for (p : 0 .. W - 1) {
+        wait_acquire(me, BARRIER(me, p), epoch)
+    }
+    p = 0;
+    plain_read(me, epoch)
 }
 
-inline scatter()
+/* The signal, and what comes after. */
+inline signal()
 {
     if
-    :: me == who ->
-#ifdef TWIN_OWNER_ONLY
-        wait_acquire(me, ENTERED(me, home), FREE_EPOCH);
-#else
-        wait_all_entered(FREE_EPOCH);
-#endif
-        bring()
+    :: what == SERIAL -> tell_release(me, BARRIER(0, me), epoch)
+    :: what != SERIAL && me == who -> flag_row()
     :: else
     fi;
     if
-    :: me == home ->
+    :: what == SERIAL && me == who -> pull()
+    :: what == DISPATCH && me == home ->
+        wait_acquire(me, FLAG, epoch);
+        plain_read(me, epoch);
+        held = epoch
+    :: what == SCATTER && me == home ->
         wait_acquire(me, ENTERED(me, who), epoch);
         wait_acquire(me, FLAG, epoch);
         plain_read(me, epoch)
     :: else
     fi;
-    combined = epoch
+    combined = (what == DISPATCH -> combined : epoch)
 }
 
+/* A step begins with what a rank tells, and goes on to where it waits: a wait as early as it can end learns
+ * least, and plain accesses are judged by what is known, not by when. */
 proctype rank(byte me; byte home)
 {
     byte epoch = 0;
@@ -148,24 +145,29 @@ proctype rank(byte me; byte home)
     byte what; /* the script's entry, where only this rank looks: fewer steps to interleave */
     byte who;
     do
-    :: epoch == CALLS -> break
-    :: else ->
-        if
-        :: held != 0 -> plain_read(me, held); held = 0 /* the caller's last look */
-        :: else
-        fi;
-        epoch++;
-        d_step { what = kind[epoch]; who = other[epoch] }
-        if
-        :: what != SILENT -> signal_entered()
-        :: else
-        fi;
-        if
-        :: what == DISPATCH -> dispatch()
-        :: what == SERIAL -> serial()
-        :: what == SCATTER -> scatter()
-        :: else
-        fi
+    :: atomic {
+            what == 0 ->
+            if
+            :: epoch == CALLS -> break
+            :: else
+            fi;
+            if
+            :: held != 0 -> plain_read(me, held); held = 0 /* the caller's last look */
+            :: else
+            fi;
+            epoch++;
+            d_step { what = kind[epoch]; who = other[epoch] }
+            if
+            :: what != SILENT -> signal_entered()
+            :: else
+            fi;
+            if
+            :: what == SERIAL || (what != ELSEWHERE && what != SILENT && (me == home || me == who)) ->
+                before_signal()
+            :: else -> combined = (what == SCATTER -> epoch : combined); what = 0; who = 0
+            fi
+        }
+    :: atomic { what != 0 -> signal(); what = 0; who = 0 }
     od
 }
 

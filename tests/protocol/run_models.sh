@@ -135,6 +135,8 @@ twins() {
 }
 
 both reuse -DW=2
+check safety reuse -DW=2 -DCALLS=4
+check safety reuse -DW=3
 twins reuse -DW=2 -- FREE_EPOCH_EARLY FREE_EPOCH_NONE ENTERED_RELAXED DISPATCH_UNASKED OWNER_ONLY \
     FLAG_RELAXED FLAG_BEFORE_DATA
 both saving -DW=2
@@ -164,8 +166,8 @@ check safety reset -DW=3
 twins reset -DW=2 -- ZEROED_FIRST NO_SECOND_MEETING ABORT_KEPT EPOCH_KEPT WINDOWS_KEPT FAILED_RESET_USABLE
 
 if $nightly; then
-    check safety reuse -DW=2 -DCALLS=4
-    check safety reuse -DW=3
+    check returns reuse -DW=3
+    check safety reuse -DW=3 -DCALLS=4
     check safety saving -DW=3 -DCALLS=3
     both epochs -DW=3
     check safety serial -DW=3
