@@ -128,6 +128,8 @@ inline wait_acquire(t, w, least)
     (word[first] >= (least) && word[(first) + 1] >= (least) && word[(first) + 2] >= (least))
 #endif
 
+/* Waits for all of them at once.  Where nobody tells the next epoch before all have told this one, each is
+ * at `least` when the last of them comes, so one after the other would learn no less. */
 inline wait_all(t, first, least)
 {
     d_step {

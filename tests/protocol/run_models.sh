@@ -54,7 +54,7 @@ wanted() {
 
 # "search MODE MODEL DEFINES...": leaves the verifier's words in $work/out; false if it could not run.
 search() {
-    local mode=$1 model=$2 build=(-w -DCOLLAPSE -DMEMLIM=10000) options=(-m200000)
+    local mode=$1 model=$2 build=(-w -DCOLLAPSE -DMEMLIM=12000) options=(-m200000)
     shift 2
     case $mode in
         safety | covered) build+=(-O1 -DSAFETY) ;;
@@ -168,11 +168,13 @@ twins reset -DW=2 -- ZEROED_FIRST NO_SECOND_MEETING ABORT_KEPT EPOCH_KEPT WINDOW
 if $nightly; then
     check returns reuse -DW=3
     check safety reuse -DW=3 -DCALLS=4
+    check returns saving -DW=3
     check safety saving -DW=3 -DCALLS=3
     both epochs -DW=3
-    check safety serial -DW=3
+    both serial -DW=3
     check safety serial -DW=3 -DTWO_EACH
     check safety scatter -DW=3
+    check returns scatter -DW=3
     both abort -DW=3 -DEVENTS=2
     check safety abort -DW=3 -DEVENTS=2 -DTWO_WORKERS
     both preprocess -DW=3
