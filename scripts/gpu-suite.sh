@@ -6,7 +6,8 @@
 #
 #     tests       every program that CTest labels gpu, short ones first      EPFUSE_SUITE_ONLY=REGEX: these only
 #     mps         ranks as processes, under an MPS daemon of this script
-#     sanitizers  compute-sanitizer memcheck, racecheck, synccheck, initcheck on small sizes
+#     sanitizers  compute-sanitizer memcheck, racecheck, synccheck, initcheck on small sizes   EPFUSE_SUITE_ONLY: as above
+#     full        100,000 layers back to back under random delays, each compared
 #     crosscheck  bench/cuda/crosscheck.py: the command against transformers
 #     bench       bench/cuda/bench_layer.py: a short run
 #     node        on several GPUs: one process on each, by both ways they share memory; then bench/cuda/node.py
@@ -150,23 +151,37 @@ stage_mps() {
   export CUDA_DEVICE_MAX_CONNECTIONS=$connections
 }
 
-# Each tensor is an allocation of its own here, so that a read past its end is found.
+# Each tensor is an allocation of its own here, so that a read past its end is found.  Ranks on one device have to run side
+# by side; initcheck makes their launches wait for each other, and so do memcheck and synccheck in the backward pass.
 stage_sanitizers() {
-  local tool problem number end=$((SECONDS + ${EPFUSE_SUITE_LIMIT:-480}))
-  local zoo=$BUILD/tests/op/test_op_zoo
+  local tool name tools program arguments end=$((SECONDS + ${EPFUSE_SUITE_LIMIT:-560}))
   if ! command -v compute-sanitizer > /dev/null; then
     say SKIP sanitizers 0 "no compute-sanitizer"
     return
   fi
   for tool in memcheck synccheck initcheck racecheck; do
-    number=0
-    for problem in W1E4K2T40H72N64/zipf/seed1 W1E4K2T150H64N72/duplicates/seed2/fuse_scatter \
-      W2E4K2T40H64N64/zipf/seed3 W2E4K2T40H64N64/some_dropped/seed4/fuse_scatter; do
-      number=$((number + 1))
-      one_before "$tool.$number" 110 "$end" env EPFUSE_TEST_BACKEND=cuda EPFUSE_TEST_DEVICE_MALLOC=1 \
-        compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$zoo" threads "$problem"
-    done
+    while read -r name tools program arguments <&3; do
+      [[ $tool =~ $tools && $tool.$name =~ ${EPFUSE_SUITE_ONLY:-.} ]] || continue
+      # shellcheck disable=SC2086  # arguments are words
+      one_before "$tool.$name" 150 "$end" env EPFUSE_TEST_BACKEND=cuda EPFUSE_TEST_DEVICE_MALLOC=1 \
+        compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 "$BUILD/tests/$program" $arguments
+    done 3<<- 'END'
+	serial . op/test_op_zoo threads W1E4K2T40H72N64/zipf/seed1
+	scatter . op/test_op_zoo threads W1E4K2T150H64N72/duplicates/seed2/fuse_scatter
+	serial2 mem|sync|race op/test_op_zoo threads W2E4K2T40H64N64/zipf/seed3
+	scatter2 mem|sync|race op/test_op_zoo threads W2E4K2T40H64N64/some_dropped/seed4/fuse_scatter
+	layer . op/test_op_layer W1E4K2T13H40N48/zipf/seed91/normal
+	layer2 race op/test_op_layer W2E4K2T13H40N48/zipf/seed91/normal
+	gemm . cuda/test_gemm_cuda 1 3
+	graph . cuda/test_op_graph W1E4K2T40H72N64
+	END
   done
+}
+
+# The figure that takes minutes: 100,000 layers back to back under random delays, each compared.
+stage_full() {
+  local end=$((SECONDS + ${EPFUSE_SUITE_LIMIT:-400}))
+  one_before full.stress 400 "$end" env EPFUSE_TEST_BACKEND=cuda "$BUILD/tests/cuda/test_op_stress" 1 8500 20
 }
 
 stage_crosscheck() {
@@ -232,7 +247,7 @@ rm -f "$OUT/failed.log"
 [ $# -gt 0 ] || set -- tests mps
 for stage in "$@"; do
   case $stage in
-    tests | mps | sanitizers | crosscheck | bench | node) "stage_$stage" ;;
+    tests | mps | sanitizers | full | crosscheck | bench | node) "stage_$stage" ;;
     *) echo "gpu-suite.sh: no stage $stage"; exit 2 ;;
   esac
 done
