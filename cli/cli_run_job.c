@@ -49,6 +49,18 @@ static epf_status open_input(const run_options *o, run_job *job)
     return EPF_OK;
 }
 
+static epf_status check_output(const run_options *o)
+{
+    if (o->output == NULL) {
+        return EPF_OK;
+    }
+    EPF_TRY(epf_array_check_apart(o->output, o->input));
+    if (o->expect != NULL) {
+        EPF_TRY(epf_array_check_apart(o->output, o->expect));
+    }
+    return epf_array_check_writable(o->output);
+}
+
 epf_status run_job_open(const run_options *options, int32_t num_ranks, run_job *job)
 {
     epf_status st;
@@ -59,9 +71,7 @@ epf_status run_job_open(const run_options *options, int32_t num_ranks, run_job *
     job->started = options->join        ? "joined processes"
                    : options->processes ? "processes"
                                         : "threads";
-    if (options->output != NULL) {
-        EPF_TRY(epf_array_check_writable(options->output));
-    }
+    EPF_TRY(check_output(options));
     EPF_TRY_GOTO(open_layer(options, job), err_job);
     EPF_TRY_GOTO(open_input(options, job), err_job);
     return EPF_OK;

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/epf_alloc.h"
 #include "base/epf_error.h"
@@ -151,6 +152,27 @@ epf_status epf_array_check_writable(const char *spec)
     }
     epf_free(t.path);
     return st;
+}
+
+epf_status epf_array_check_apart(const char *written, const char *read)
+{
+    struct stat a;
+    struct stat b;
+    bool same;
+    target to;
+    target from;
+    EPF_TRY(take_apart(written, &to));
+    const epf_status st = take_apart(read, &from);
+    if (st != EPF_OK) {
+        epf_free(to.path);
+        return st;
+    }
+    same = stat(to.path, &a) == 0 && stat(from.path, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+    epf_free(to.path);
+    epf_free(from.path);
+    EPF_CHECK_ARG(!same, "%s: would be written over %s, which is read", written, read);
+    return EPF_OK;
 }
 
 epf_status epf_array_write(const char *spec, const epf_tensor_view *view)

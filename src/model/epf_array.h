@@ -29,6 +29,9 @@ epf_status epf_array_num_tokens(const epf_array *array, int64_t hidden, int64_t 
  */
 epf_status epf_array_check_writable(const char *spec);
 
+/* EPF_E_INVALID: both are there and the same file, which writing one would replace.  EPF_E_NO_MEMORY. */
+epf_status epf_array_check_apart(const char *written, const char *read);
+
 /* Writes view under the spec's tensor name.  .npy takes F32 and F16; atomic, see the writers. */
 epf_status epf_array_write(const char *spec, const epf_tensor_view *view);
 

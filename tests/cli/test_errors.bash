@@ -35,6 +35,9 @@ expect 4 '--device cuda' "${run[@]}" --device cuda
 expect 3 '/nowhere/config.json: cannot be opened' run /nowhere --layer 2 --input "$hidden" --output y.npy
 expect 3 '/nowhere.npy: cannot be opened' run "$sample" --layer 2 --input /nowhere.npy --output y.npy
 expect 3 '/nowhere/y.npy: cannot be written' "${run[@]}" --output /nowhere/y.npy
+cp "$hidden" same.npy
+expect 2 'same.npy: would be written over ./same.npy' run "$sample" --layer 2 --input ./same.npy --output same.npy
+cmp -s "$hidden" same.npy || fail "a refused run touched its input"
 mkdir taken.npy
 expect 3 'taken.npy' "${run[@]}" --output taken.npy
 expect 3 'no_such_tensor' run "$sample" --layer 2 --input "$sample/model.safetensors:no_such_tensor"
